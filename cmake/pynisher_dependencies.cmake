@@ -1,0 +1,30 @@
+# Everything the library needs, found and never fetched. Used by the build and by the installed package.
+
+# A message with the command that helps, instead of a search path.
+function(pynisher_need found what)
+  if(NOT found)
+    message(FATAL_ERROR
+      "pynisher needs ${what}. One of these installs all that it needs:\n"
+      "  apt install  libboost1.81-dev libcereal-dev libfmt-dev\n"
+      "  dnf install  boost-devel cereal-devel fmt-devel\n"
+      "  brew install boost cereal fmt\n"
+      "  vcpkg install boost-interprocess boost-process cereal fmt")
+  endif()
+endfunction()
+
+find_package(Threads REQUIRED)
+
+find_package(Boost 1.81 QUIET)
+pynisher_need("${Boost_FOUND}" "Boost 1.81 or later")
+
+find_package(fmt QUIET)
+pynisher_need("${fmt_FOUND}" "fmt")
+
+find_package(cereal QUIET)
+pynisher_need("${cereal_FOUND}" "cereal")
+# Its target has been called both.
+if(TARGET cereal::cereal)
+  set(pynisher_cereal cereal::cereal)
+else()
+  set(pynisher_cereal cereal)
+endif()

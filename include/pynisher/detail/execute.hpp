@@ -1,0 +1,82 @@
+#pragma once
+
+// The seam between the templates, which know the call's types, and the library, which knows processes.
+
+#include <cstddef>
+#include <exception>
+#include <memory>
+#include <string>
+
+#include <pynisher/detail/wire/archive.hpp>
+#include <pynisher/options.hpp>
+#include <pynisher/outcome.hpp>
+#include <pynisher/usage.hpp>
+
+namespace pynisher::detail {
+
+/// Options that have been found good; only `validate` makes them.
+class settings;
+
+/// Throws `std::invalid_argument` for values that make no sense, `UnsupportedException` for what cannot be
+/// enforced here.
+std::shared_ptr<const settings> validate(options wanted);
+const options& options_of(const settings& checked) noexcept;
+
+/// What the child is to do. Lives in the caller's frame for as long as the call.
+class child_task {
+ public:
+  /// In the child: calls the function, then writes its result into `reply`.
+  virtual void run(output_archive& reply) = 0;
+  /// In the parent: the call as text, for messages.
+  [[nodiscard]] virtual std::string describe() const = 0;
+
+ protected:
+  ~child_task() = default;
+};
+
+/// The packed result. Grows as bytes really arrive.
+class reply_bytes {
+ public:
+  reply_bytes() = default;
+  reply_bytes(reply_bytes&& other) noexcept;
+  reply_bytes& operator=(reply_bytes&& other) noexcept;
+  ~reply_bytes();
+
+  /// Makes room for `size` more bytes at the end and returns it. Throws `std::bad_alloc`.
+  std::byte* grow(std::size_t size);
+  [[nodiscard]] std::size_t arrived() const { return size_; }
+  /// From here on, `data` and `size` speak of the bytes from `begin` to `end` of those that arrived.
+  void select(std::size_t begin, std::size_t end);
+
+  [[nodiscard]] const std::byte* data() const { return memory_ + begin_; }
+  [[nodiscard]] std::size_t size() const { return end_ - begin_; }
+  [[nodiscard]] std::size_t begin() const { return begin_; }
+
+ private:
+  std::byte* memory_ = nullptr;
+  std::size_t size_ = 0;
+  std::size_t capacity_ = 0;
+  std::size_t begin_ = 0;
+  std::size_t end_ = 0;
+};
+
+/// An outcome whose value is still packed.
+struct raw_outcome {
+  pynisher::verdict verdict = verdict::start_failed;
+  pynisher::usage usage;
+  std::exception_ptr error;  ///< null exactly when `verdict` is `returned`
+  std::string explanation;
+  reply_bytes reply;
+};
+
+/// Runs the task in a child process under the limits, and comes back when nothing of it is left.
+/// Throws only `std::bad_alloc`.
+raw_outcome execute(const settings& limits, child_task& task);
+
+/// In the child: the function has returned; from here on the reply is this thread's.
+void begin_reply();
+
+/// Turns a raw outcome whose bytes did not decode into one that says so.
+void mark_undecodable(raw_outcome& raw, const std::string& why);
+
+}  // namespace pynisher::detail

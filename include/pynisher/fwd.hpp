@@ -1,0 +1,23 @@
+#pragma once
+
+// The names of the library without what they need: for headers that only mention them.
+
+#include <cstdint>
+
+namespace pynisher {
+
+class memory_size;
+class time_span;
+struct options;
+struct usage;
+enum class verdict : std::uint8_t;
+enum class feature : std::uint8_t;
+enum class start_method : std::uint8_t;
+enum class memory_measure : std::uint8_t;
+template <class R>
+class outcome;
+class PynisherException;
+class ExecutionFailed;
+struct exception_info;
+
+}  // namespace pynisher

@@ -1,0 +1,17 @@
+#pragma once
+
+// All of the library. Each topic has a header of its own as well.
+
+#include <pynisher/exception_registry.hpp>
+#include <pynisher/exceptions.hpp>
+#include <pynisher/format.hpp>
+#include <pynisher/init.hpp>
+#include <pynisher/limit.hpp>
+#include <pynisher/options.hpp>
+#include <pynisher/outcome.hpp>
+#include <pynisher/restricted.hpp>
+#include <pynisher/supports.hpp>
+#include <pynisher/units.hpp>
+#include <pynisher/usage.hpp>
+#include <pynisher/version.hpp>
+#include <pynisher/warnings.hpp>

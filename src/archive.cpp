@@ -1,0 +1,21 @@
+#include <fmt/format.h>
+
+#include <pynisher/detail/wire/archive.hpp>
+
+#include "platform/contract.hpp"
+
+namespace pynisher::detail {
+
+void throw_wire_error(const char* what) { throw wire_error(what); }
+
+void throw_truncated(std::size_t wanted, std::size_t left) {
+  throw wire_error(fmt::format("the bytes end too early: {} wanted, {} left", wanted, left));
+}
+
+void expect_large_block(void* data, std::size_t size) noexcept {
+  // Below this a huge page would waste more than it saves.
+  constexpr std::size_t worthwhile = std::size_t{4} << 20;
+  if (size >= worthwhile) platform::advise_huge_pages(data, size);
+}
+
+}  // namespace pynisher::detail

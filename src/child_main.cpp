@@ -1,0 +1,187 @@
+// The child from its limits on: the function, its reply, and the ways in which it may leave instead.
+
+#include "child_main.hpp"
+
+#include <cxxabi.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <new>
+
+#include <fmt/format.h>
+
+#include "exception_frame.hpp"
+#include "exception_registry.hpp"
+#include "platform/contract.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+/// Given back before an exception is packed, for the case that it says that there is no memory.
+constexpr std::size_t emergency_size = std::size_t{64} << 10;
+std::atomic<void*> emergency_memory{nullptr};
+
+/// The one call that this process exists for.
+struct {
+  pid_t pid = 0;
+  reply_region* region = nullptr;
+  reply_writer* writer = nullptr;
+  output_archive* archive = nullptr;
+  std::terminate_handler terminate_before = nullptr;
+  std::atomic<pid_t> replying_thread{0};
+} call;
+
+/// The function may fork; what it forks inherits our handlers, but is not the child.
+bool is_the_child() { return ::getpid() == call.pid; }
+
+[[noreturn]] void wait_for_the_end() {
+  for (;;) ::pause();
+}
+
+/// One thread replies. Whoever comes second waits for the first to end the process.
+void claim_reply() {
+  pid_t nobody = 0;
+  const pid_t self = ::gettid();
+  if (!call.replying_thread.compare_exchange_strong(nobody, self) && nobody != self) wait_for_the_end();
+}
+
+void flush_output() {
+  std::cout.flush();
+  std::clog.flush();
+  std::fflush(nullptr);
+}
+
+std::uint64_t nanoseconds(const timeval& time) {
+  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_usec) * 1000;
+}
+
+void note_usage() {
+  rusage used{};
+  ::getrusage(RUSAGE_SELF, &used);
+  call.region->user_ns.store(nanoseconds(used.ru_utime), std::memory_order_relaxed);
+  call.region->system_ns.store(nanoseconds(used.ru_stime), std::memory_order_relaxed);
+  call.region->peak.store(static_cast<std::uint64_t>(used.ru_maxrss) * 1024, std::memory_order_relaxed);
+  call.region->page_faults.store(static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt),
+                                 std::memory_order_relaxed);
+}
+
+[[noreturn]] void end_and_leave(int code) {
+  platform::end_tree_in_child();
+  platform::leave(code);
+}
+
+void commit_text(reply_kind kind, const char* text) {
+  const std::uint64_t begin = call.archive->position();
+  call.archive->restart_depth();
+  (*call.archive)(std::string(text));
+  call.writer->commit(kind, begin, *call.archive);
+}
+
+void commit_exception(const std::exception_ptr& thrown) {
+  const std::uint64_t begin = call.archive->position();
+  call.archive->restart_depth();
+  write_exception(*call.archive, thrown);
+  call.writer->commit(reply_kind::exception, begin, *call.archive);
+}
+
+/// The exception's own code runs here, and there may be no memory left: each failure has something simpler behind it.
+void send_exception(const std::exception_ptr& thrown) {
+  std::free(emergency_memory.exchange(nullptr));
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const wire_error& e) {
+    return commit_text(reply_kind::unsendable, e.what());
+  } catch (const cereal::Exception& e) {
+    return commit_text(reply_kind::unsendable, e.what());
+  } catch (...) {
+  }
+  try {
+    commit_exception(thrown);
+  } catch (const std::bad_alloc&) {
+    call.writer->commit_without_bytes(reply_kind::out_of_memory);
+  } catch (const std::exception& e) {
+    commit_text(reply_kind::unsendable, fmt::format("its exception could not be packed: {}", e.what()).c_str());
+  } catch (...) {
+    commit_text(reply_kind::unsendable, "its exception could not be packed");
+  }
+}
+
+[[noreturn]] void reply_with_exception(const std::exception_ptr& thrown) {
+  if (!is_the_child()) platform::leave(1);
+  claim_reply();
+  flush_output();
+  note_usage();
+  send_exception(thrown);
+  end_and_leave(1);
+}
+
+/// `exit` would run the handlers and destructors that the parent has registered.
+void on_exit_called(int code, void* /*unused*/) {
+  if (!is_the_child()) return;
+  flush_output();
+  note_usage();
+  call.region->exit_code.store(code);
+  call.region->exit_noted.store(1);
+  end_and_leave(code);
+}
+
+/// An exception that leaves a `noexcept` function or a thread.
+[[noreturn]] void on_terminate() {
+  if (is_the_child()) {
+    if (const std::exception_ptr thrown = std::current_exception()) reply_with_exception(thrown);
+  }
+  std::set_terminate(call.terminate_before);
+  call.terminate_before();
+  std::abort();
+}
+
+}  // namespace
+
+void prepare_for_children() {
+  add_standard_codecs();
+  if (emergency_memory.load(std::memory_order_relaxed) == nullptr) {
+    void* fresh = std::malloc(emergency_size);
+    void* nothing = nullptr;
+    if (!emergency_memory.compare_exchange_strong(nothing, fresh)) std::free(fresh);
+  }
+}
+
+void begin_reply() {
+  if (!is_the_child()) platform::leave(0);
+  claim_reply();
+}
+
+void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
+  reply_writer writer(region, doorbell);
+  output_archive archive(writer, writer.first());
+  call.pid = ::getpid();
+  call.region = &region;
+  call.writer = &writer;
+  call.archive = &archive;
+  call.replying_thread.store(0);
+  call.terminate_before = std::set_terminate(on_terminate);
+  ::on_exit(on_exit_called, nullptr);
+
+  try {
+    task.run(archive);
+    flush_output();
+    note_usage();
+    writer.commit(reply_kind::value, 0, archive);
+  } catch (abi::__forced_unwind&) {
+    // pthread_exit in the only thread that the caller knows of.
+    flush_output();
+    end_and_leave(0);
+  } catch (...) {
+    reply_with_exception(std::current_exception());
+  }
+  end_and_leave(0);
+}
+
+}  // namespace pynisher::detail

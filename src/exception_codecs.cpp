@@ -1,0 +1,302 @@
+// The exceptions that are known from the start: the standard's, this library's own, and values thrown raw.
+
+#include <any>
+#include <chrono>
+#include <filesystem>
+#include <functional>
+#include <future>
+#include <ios>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <regex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <typeinfo>
+#include <variant>
+
+#include "exception_frame.hpp"
+#include "exception_registry.hpp"
+#include "fork_safe_mutex.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+/// The category of a code whose category is not known here: the number and the name are kept.
+class foreign_category final : public std::error_category {
+ public:
+  explicit foreign_category(std::string name) : name_(std::move(name)) {}
+  [[nodiscard]] const char* name() const noexcept override { return name_.c_str(); }
+  [[nodiscard]] std::string message(int value) const override { return name_ + " error " + std::to_string(value); }
+
+ private:
+  std::string name_;
+};
+
+void write_code(output_archive& ar, const std::error_code& code) {
+  ar(code.value(), std::string(code.category().name()));
+}
+
+std::error_code read_code(input_archive& ar) {
+  int value = 0;
+  std::string category;
+  ar(value, category);
+  return {value, category_named(category)};
+}
+
+// Texts thrown as `const char*` have to outlive whoever catches them, so each distinct one is kept for good.
+// A child that throws new ones without end does not fill the parent.
+fork_safe_mutex kept_mutex;
+constexpr std::size_t most_kept = std::size_t{16} << 20;
+
+const char* kept_for_good(const std::string& text) {
+  static auto* texts = new std::set<std::string>;
+  static std::size_t kept = 0;
+  const std::lock_guard lock(kept_mutex);
+  if (const auto found = texts->find(text); found != texts->end()) return found->c_str();
+  if (text.size() > most_kept - kept) return "(a text that is not kept: too many different ones were thrown)";
+  kept += text.size();
+  return texts->insert(text).first->c_str();
+}
+
+template <class Exception>
+struct no_fields {
+  static void write(output_archive&, const Exception&) {}
+};
+
+/// `E(what)`.
+template <class E>
+struct from_message : no_fields<E> {
+  static E read(input_archive&, const exception_info& info) { return E(info.message); }
+};
+
+/// `E()`; its own text is what arrives.
+template <class E>
+struct from_nothing : no_fields<E> {
+  static E read(input_archive&, const exception_info&) { return E(); }
+};
+
+template <class E>
+struct from_value {
+  static void write(output_archive& ar, const E& value) { ar(value); }
+  static E read(input_archive& ar, const exception_info&) {
+    E value{};
+    ar(value);
+    return value;
+  }
+};
+
+struct char_pointer {
+  static void write(output_archive& ar, const char* text) { ar(std::string(text == nullptr ? "" : text)); }
+  static const char* read(input_archive& ar, const exception_info&) {
+    std::string text;
+    ar(text);
+    return kept_for_good(text);
+  }
+};
+
+template <class E>
+struct from_code {
+  static void write(output_archive& ar, const E& e) { write_code(ar, e.code()); }
+  static E read(input_archive& ar, const exception_info& info) {
+    const std::error_code code = read_code(ar);
+    if constexpr (std::is_constructible_v<E, std::error_code, const std::string&>) {
+      return E(code, info.message);
+    } else if constexpr (std::is_constructible_v<E, const std::string&, std::error_code>) {
+      return E(info.message, code);
+    } else {
+      return E(code);
+    }
+  }
+};
+
+struct error_code_fields {
+  static void write(output_archive& ar, const std::error_code& code) { write_code(ar, code); }
+  static std::error_code read(input_archive& ar, const exception_info&) { return read_code(ar); }
+};
+
+struct filesystem_fields {
+  using E = std::filesystem::filesystem_error;
+  static void write(output_archive& ar, const E& e) {
+    write_code(ar, e.code());
+    ar(e.path1(), e.path2());
+  }
+  static E read(input_archive& ar, const exception_info& info) {
+    const std::error_code code = read_code(ar);
+    std::filesystem::path first, second;
+    ar(first, second);
+    return {info.message, first, second, code};
+  }
+};
+
+struct regex_fields {
+  static void write(output_archive& ar, const std::regex_error& e) { ar(static_cast<int>(e.code())); }
+  static std::regex_error read(input_archive& ar, const exception_info&) {
+    int code = 0;
+    ar(code);
+    return std::regex_error(static_cast<std::regex_constants::error_type>(code));
+  }
+};
+
+struct future_fields {
+  static void write(output_archive& ar, const std::future_error& e) { ar(e.code().value()); }
+  static std::future_error read(input_archive& ar, const exception_info&) {
+    int code = 0;
+    ar(code);
+    return std::future_error(static_cast<std::future_errc>(code));
+  }
+};
+
+// --- this library's own, as an inner call throws them -----------------------------------------------------
+
+void write_report(output_archive& ar, const call_report& report) {
+  const usage& u = report.usage();
+  ar(report.call(), u.wall_time, u.user_time, u.system_time, u.peak_memory, u.page_faults);
+}
+std::pair<std::string, usage> read_report(input_archive& ar) {
+  std::string call;
+  usage u;
+  ar(call, u.wall_time, u.user_time, u.system_time, u.peak_memory, u.page_faults);
+  return {std::move(call), u};
+}
+
+template <class E>
+struct timeout_fields {
+  static void write(output_archive& ar, const E& e) {
+    ar(e.limit(), e.measured());
+    write_report(ar, e);
+  }
+  static E read(input_archive& ar, const exception_info& info) {
+    std::chrono::nanoseconds limit{}, measured{};
+    ar(limit, measured);
+    auto [call, use] = read_report(ar);
+    return E(info.message, limit, measured, std::move(call), use);
+  }
+};
+
+struct memory_fields {
+  using E = MemoryLimitException;
+  static void write(output_archive& ar, const E& e) {
+    ar(e.limit().bytes(), e.measured().bytes());
+    write_report(ar, e);
+  }
+  static E read(input_archive& ar, const exception_info& info) {
+    std::uint64_t limit = 0, measured = 0;
+    ar(limit, measured);
+    auto [call, use] = read_report(ar);
+    return {info.message, limit, measured, std::move(call), use};
+  }
+};
+
+struct died_fields {
+  static void write(output_archive& ar, const ChildDiedException& e) { write_report(ar, e); }
+  static ChildDiedException read(input_archive& ar, const exception_info& info) {
+    auto [call, use] = read_report(ar);
+    return ChildDiedException(info.message, std::move(call), use);
+  }
+};
+
+template <class E, int (E::*number)() const noexcept>
+struct died_by_number_fields {
+  static void write(output_archive& ar, const E& e) {
+    ar((e.*number)());
+    write_report(ar, e);
+  }
+  static E read(input_archive& ar, const exception_info& info) {
+    int value = 0;
+    ar(value);
+    auto [call, use] = read_report(ar);
+    return E(info.message, value, std::move(call), use);
+  }
+};
+
+struct start_fields {
+  static void write(output_archive& ar, const StartException& e) {
+    ar(e.stage());
+    write_code(ar, e.code());
+  }
+  static StartException read(input_archive& ar, const exception_info&) {
+    std::string stage;
+    ar(stage);
+    return {stage, read_code(ar)};
+  }
+};
+
+struct wrapped_fields {
+  static void write(output_archive& ar, const WrappedException& e) {
+    const exception_info& o = e.excinfo();
+    ar(o.type_name, o.message, o.formatted, o.chain, o.pid);
+  }
+  static WrappedException read(input_archive& ar, const exception_info&) {
+    exception_info o;
+    ar(o.type_name, o.message, o.formatted, o.chain, o.pid);
+    return WrappedException(std::move(o));
+  }
+};
+
+struct unknown_fields : no_fields<UnknownException> {
+  static UnknownException read(input_archive&, const exception_info& info) { return UnknownException(info); }
+};
+
+template <template <class> class Fields, class... E>
+void add() {
+  (exception_codec_of<E, Fields<E>>::add(), ...);
+}
+template <class E, class Fields>
+void add_with() {
+  exception_codec_of<E, Fields>::add();
+}
+
+bool add_all() {
+  add<from_nothing, std::exception, std::bad_exception, std::bad_alloc, std::bad_array_new_length, std::bad_cast,
+      std::bad_typeid, std::bad_function_call, std::bad_weak_ptr, std::bad_optional_access,
+      std::bad_variant_access, std::bad_any_cast>();
+  add<from_message, std::logic_error, std::invalid_argument, std::domain_error, std::length_error,
+      std::out_of_range, std::runtime_error, std::range_error, std::overflow_error, std::underflow_error>();
+  add<from_code, std::system_error, std::ios_base::failure>();
+  add_with<std::filesystem::filesystem_error, filesystem_fields>();
+  add_with<std::regex_error, regex_fields>();
+  add_with<std::future_error, future_fields>();
+
+  add<from_value, int, unsigned, long, unsigned long, long long, unsigned long long, char, bool, float, double>();
+  add<from_value, std::string>();
+  add_with<const char*, char_pointer>();
+  add_with<std::error_code, error_code_fields>();
+
+  add<timeout_fields, TimeoutException, CpuTimeoutException, WallTimeoutException>();
+  add_with<MemoryLimitException, memory_fields>();
+  add_with<ChildDiedException, died_fields>();
+  add_with<SignalException, died_by_number_fields<SignalException, &SignalException::signal>>();
+  add_with<ExitException, died_by_number_fields<ExitException, &ExitException::exit_code>>();
+  add<from_message, CancelledException, KeyboardInterrupt, SerializationException, UnsupportedException>();
+  add_with<StartException, start_fields>();
+  add_with<WrappedException, wrapped_fields>();
+  add_with<UnknownException, unknown_fields>();
+  return true;
+}
+
+}  // namespace
+
+void add_standard_codecs() { [[maybe_unused]] static const bool done = add_all(); }
+
+const std::error_category& category_named(const std::string& name) {
+  for (const std::error_category* known : {&std::generic_category(), &std::system_category(),
+                                           &std::iostream_category(), &std::future_category()}) {
+    if (name == known->name()) return *known;
+  }
+  // Codes keep a reference to their category, so these live for good as well.
+  constexpr std::size_t most_categories = 1000, longest_name = 200;
+  static auto* foreign = new std::map<std::string, std::unique_ptr<foreign_category>>;
+  const std::lock_guard lock(kept_mutex);
+  const auto found = foreign->find(name);
+  if (found != foreign->end()) return *found->second;
+  if (foreign->size() >= most_categories || name.size() > longest_name) return std::generic_category();
+  return *foreign->emplace(name, std::make_unique<foreign_category>(name)).first->second;
+}
+
+}  // namespace pynisher::detail

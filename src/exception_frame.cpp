@@ -1,0 +1,206 @@
+#include "exception_frame.hpp"
+
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <new>
+#include <vector>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <pynisher/options.hpp>
+
+#include "exception_registry.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+/// A chain of causes longer than this is cut.
+constexpr int max_causes = 32;
+
+/// Bytes in memory, for a part whose size is needed before it is sent.
+class memory_sink final : public byte_sink {
+ public:
+  memory_sink() : bytes_(256) {}
+  [[nodiscard]] window first() { return {bytes_.data(), bytes_.data() + bytes_.size()}; }
+  window next(std::byte* filled_to) override {
+    const auto used = static_cast<std::size_t>(filled_to - bytes_.data());
+    bytes_.resize(2 * bytes_.size());
+    return {bytes_.data() + used, bytes_.data() + bytes_.size()};
+  }
+  [[nodiscard]] std::string_view upto(const std::byte* filled_to) const {
+    return {reinterpret_cast<const char*>(bytes_.data()), static_cast<std::size_t>(filled_to - bytes_.data())};
+  }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+/// What can be said of any exception, whatever its type.
+struct description {
+  const std::type_info* type = nullptr;
+  std::string type_name;
+  std::string message;
+  std::int64_t pid = 0;
+  std::error_code code;
+  bool allocation_failed = false;
+  std::exception_ptr cause;
+};
+
+// std::throw_with_nested throws a class of the library's own making, derived from the one that was meant.
+const std::type_info& meant_type(const std::type_info& thrown, const std::string& name) {
+  if (name.find("_Nested_exception<") == std::string::npos && name.find("__nested<") == std::string::npos) {
+    return thrown;
+  }
+  for (const auto* base : public_bases(thrown)) {
+    if (*base != typeid(std::nested_exception)) return *base;
+  }
+  return thrown;
+}
+
+template <class T>
+void take_message(const T& value, description& about) {
+  about.message = fmt::format("{}", value);
+}
+
+description describe(const std::exception_ptr& thrown) {
+  description about;
+  about.pid = ::getpid();
+  try {
+    std::rethrow_exception(thrown);
+  } catch (...) {
+    if (const auto* type = abi::__cxa_current_exception_type()) {
+      about.type = type;
+      about.type_name = demangled_name(meant_type(*type, demangled_name(*type)));
+    }
+  }
+  // Each property has its own catch: one exception may have several of them.
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::exception& e) {
+    about.message = e.what();
+    if (const auto* remote = dynamic_cast<const ExecutionFailed*>(&e)) {
+      about.type_name = remote->excinfo().type_name;
+      about.pid = remote->excinfo().pid;
+    }
+    if (const auto* with_code = dynamic_cast<const std::system_error*>(&e)) about.code = with_code->code();
+    about.allocation_failed = dynamic_cast<const std::bad_alloc*>(&e) != nullptr &&
+                              dynamic_cast<const PynisherException*>(&e) == nullptr &&
+                              dynamic_cast<const std::bad_array_new_length*>(&e) == nullptr;
+  } catch (const ExecutionFailed& e) {
+    about.message = e.what();
+    about.type_name = e.excinfo().type_name;
+    about.pid = e.excinfo().pid;
+  } catch (const std::string& text) {
+    about.message = text;
+  } catch (const char* text) {
+    about.message = text == nullptr ? "" : text;
+  } catch (int value) {
+    take_message(value, about);
+  } catch (unsigned value) {
+    take_message(value, about);
+  } catch (long value) {
+    take_message(value, about);
+  } catch (unsigned long value) {
+    take_message(value, about);
+  } catch (long long value) {
+    take_message(value, about);
+  } catch (unsigned long long value) {
+    take_message(value, about);
+  } catch (double value) {
+    take_message(value, about);
+  } catch (const std::error_code& code) {
+    about.message = code.message();
+    about.code = code;
+  } catch (...) {
+  }
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::nested_exception& nested) {
+    about.cause = nested.nested_ptr();
+  } catch (...) {
+  }
+  return about;
+}
+
+void write_one(output_archive& ar, const std::exception_ptr& thrown, int causes_left) {
+  const description about = describe(thrown);
+  ar(about.type_name, about.message, about.pid, about.code.value(), std::string(about.code.category().name()),
+     about.allocation_failed);
+
+  std::string codec_name;
+  memory_sink fields;
+  output_archive fields_ar(fields, fields.first());
+  if (about.type != nullptr) {
+    for (const auto* codec : codecs_nearest_first(*about.type)) {
+      if (codec->encode(thrown, fields_ar)) {
+        codec_name = codec->type->name();
+        break;
+      }
+    }
+  }
+  ar(codec_name, std::string(fields.upto(fields_ar.filled_to())));
+
+  const bool has_cause = about.cause && causes_left > 0;
+  ar(has_cause);
+  if (has_cause) write_one(ar, about.cause, causes_left - 1);
+}
+
+std::string formatted(const exception_info& info) {
+  std::string text = fmt::format("{}: {} [process {}]", info.type_name, info.message, info.pid);
+  for (const auto& cause : info.chain) text += "\n  caused by " + cause;
+  return text;
+}
+
+received_exception read_one(input_archive& ar, int causes_left) {
+  received_exception received;
+  exception_info& info = received.info;
+  int code = 0;
+  std::string category, codec_name, fields;
+  bool has_cause = false;
+  ar(info.type_name, info.message, info.pid, code, category, received.allocation_failed, codec_name, fields,
+     has_cause);
+  received.code = {code, category_named(category)};
+
+  std::exception_ptr cause;
+  if (has_cause) {
+    if (causes_left == 0) throw wire_error("an exception has more nested causes than are sent");
+    received_exception inner = read_one(ar, causes_left - 1);
+    info.chain.push_back(fmt::format("{}: {}", inner.info.type_name, inner.info.message));
+    info.chain.insert(info.chain.end(), inner.info.chain.begin(), inner.info.chain.end());
+    cause = std::move(inner.error);
+  }
+  info.formatted = formatted(info);
+
+  if (const auto* codec = codec_name.empty() ? nullptr : codec_named(codec_name)) {
+    input_archive fields_ar(reinterpret_cast<const std::byte*>(fields.data()), fields.size());
+    received.error = codec->decode(fields_ar, info, cause);
+    fields_ar.expect_end();
+  } else {
+    received.error = make_arrived<UnknownException>(UnknownException(info), info, cause);
+  }
+  return received;
+}
+
+}  // namespace
+
+void write_exception(output_archive& ar, const std::exception_ptr& thrown) { write_one(ar, thrown, max_causes); }
+
+received_exception read_exception(input_archive& ar) {
+  try {
+    received_exception received = read_one(ar, max_causes);
+    ar.expect_end();
+    return received;
+  } catch (const wire_error&) {
+    throw;
+  } catch (const std::exception& e) {
+    throw wire_error(fmt::format("the exception that arrived cannot be rebuilt: {}", e.what()));
+  } catch (...) {
+    throw wire_error("the exception that arrived cannot be rebuilt");
+  }
+}
+
+}  // namespace pynisher::detail

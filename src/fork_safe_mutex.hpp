@@ -1,0 +1,25 @@
+#pragma once
+
+#include <mutex>
+
+namespace pynisher::detail {
+
+/// A mutex at namespace scope that no fork catches locked: every fork of the program, the application's own too, waits
+/// for it. Not to be held while calling the application, and never two at a time.
+class fork_safe_mutex {
+ public:
+  fork_safe_mutex();
+  fork_safe_mutex(const fork_safe_mutex&) = delete;
+  fork_safe_mutex& operator=(const fork_safe_mutex&) = delete;
+  ~fork_safe_mutex() = default;
+
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  friend struct fork_safe_mutexes;
+  std::mutex mutex_;
+  fork_safe_mutex* next_;
+};
+
+}  // namespace pynisher::detail

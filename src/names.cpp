@@ -1,0 +1,45 @@
+// Names of types and functions, as their source writes them.
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <cstdlib>
+#include <memory>
+#include <string>
+
+#include <fmt/format.h>
+
+#include <pynisher/detail/callable.hpp>
+#include <pynisher/options.hpp>
+
+namespace pynisher::detail {
+
+namespace {
+
+std::string demangled(const char* mangled) {
+  int status = 0;
+  const std::unique_ptr<char, decltype(&std::free)> name(
+      abi::__cxa_demangle(mangled, nullptr, nullptr, &status), &std::free);
+  return status == 0 ? name.get() : mangled;
+}
+
+}  // namespace
+
+std::string demangled_name(const std::type_info& type) { return demangled(type.name()); }
+
+std::string function_name(const void* address) {
+  Dl_info info{};
+  if (dladdr(address, &info) != 0 && info.dli_sname != nullptr && info.dli_saddr == address) {
+    std::string name = demangled(info.dli_sname);
+    return name.substr(0, name.find('('));
+  }
+  return fmt::format("function at {}", address);
+}
+
+std::string quoted(std::string_view text) {
+  constexpr std::size_t shown = 60;
+  return text.size() <= shown ? fmt::format("\"{}\"", text)
+                              : fmt::format("\"{}...\" ({} bytes)", text.substr(0, shown), text.size());
+}
+
+}  // namespace pynisher::detail

@@ -1,0 +1,180 @@
+#pragma once
+
+// What an operating system has to provide. Each platform folder defines exactly these functions; CMake picks one.
+// "In the child" marks those that run between fork and the function: they make system calls only, take no lock,
+// allocate nothing, and report failure by return value.
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include <pynisher/supports.hpp>
+#include <pynisher/usage.hpp>
+
+#include "../reply_region.hpp"
+#include "../settings.hpp"
+
+namespace pynisher::platform {
+
+using clock = std::chrono::steady_clock;
+
+// --- facts ----------------------------------------------------------------------------------------------
+
+/// Why a feature is not to be had here; empty: it is. Thread-safe; probes once.
+std::string why_not(feature what);
+/// Address space that this process has mapped, in bytes; 0 if that cannot be told.
+std::uint64_t mapped_bytes();
+/// True if this process has more than one thread.
+bool has_several_threads();
+/// Asks for huge pages under a block that is about to be filled. Best effort.
+void advise_huge_pages(void* data, std::size_t size) noexcept;
+/// Bytes of memory that this machine has.
+std::uint64_t physical_memory();
+
+// --- a descriptor ---------------------------------------------------------------------------------------
+
+class unique_fd {
+ public:
+  unique_fd() = default;
+  explicit unique_fd(int fd) : fd_(fd) {}
+  unique_fd(unique_fd&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
+  unique_fd& operator=(unique_fd&& other) noexcept;
+  ~unique_fd();
+  [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] explicit operator bool() const { return fd_ >= 0; }
+
+ private:
+  int fd_ = -1;
+};
+
+/// A flag that one process or a signal handler raises and another waits for.
+/// `raise` is async-signal-safe.
+class doorbell {
+ public:
+  /// Invalid (false) with errno set when there is no descriptor left.
+  doorbell();
+  [[nodiscard]] explicit operator bool() const { return static_cast<bool>(fd_); }
+  [[nodiscard]] int descriptor() const { return fd_.get(); }
+  static void raise(int descriptor) noexcept;
+  void clear() noexcept;
+
+ private:
+  unique_fd fd_;
+};
+
+// --- a child --------------------------------------------------------------------------------------------
+
+/// How a child ended, as far as the system tells.
+struct exit_status {
+  enum class kind : std::uint8_t { exited, signalled, unknown } how = kind::unknown;
+  int value = 0;  ///< exit code or signal
+  bool usage_known = false;
+  pynisher::usage usage;
+};
+
+/// The mark that a call's processes carry, so that those which left its tree are still known as its own.
+struct call_mark {
+  std::uint64_t value = 0;  ///< 0: none
+  std::uint64_t span = 0;   ///< marks from `value - span` (exclusive) to `value` are this call's or of calls in it
+};
+
+/// Everything that the child's set-up needs, filled in by the parent before the fork.
+struct child_plan {
+  const detail::settings* limits = nullptr;
+  detail::reply_region* region = nullptr;
+  call_mark mark;
+  clock::time_point started;
+  std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
+  int doorbell = -1;
+};
+
+/// A started child that is this process's to end and to reap. Move-only; must be reaped before it goes.
+class child_process {
+ public:
+  child_process() = default;
+  child_process(child_process&&) noexcept = default;
+  child_process& operator=(child_process&&) noexcept = default;
+
+  [[nodiscard]] std::int64_t pid() const { return pid_; }
+
+  enum class woken_by : std::uint8_t { nothing, doorbell, end };
+  /// Waits for the child's end, the doorbell, a signal, or until `until`.
+  woken_by wait(const doorbell& bell, std::optional<clock::time_point> until) const;
+  void send(int signal) const noexcept;
+
+  /// CPU time of all its threads so far; empty if it cannot be told any more.
+  [[nodiscard]] std::optional<std::chrono::nanoseconds> cpu_time() const;
+  /// What it takes beyond what it had at its start: private and shared memory. Empty if it cannot be told.
+  [[nodiscard]] std::optional<std::uint64_t> memory_growth(std::uint64_t private_at_start) const;
+
+  /// Ends it, if it has not ended, and reaps it. `whole_tree`: ends what it started first.
+  /// Comes back when they are gone.
+  exit_status end(bool whole_tree, const call_mark& mark, const detail::reply_region& region);
+
+ private:
+  friend struct fork_result fork_child(const child_plan& plan);
+  pid_t pid_ = -1;
+  unique_fd pidfd_;
+};
+
+struct fork_result {
+  enum class side : std::uint8_t { parent, child, failed } where = side::failed;
+  child_process child;
+  int error = 0;
+};
+
+/// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`.
+fork_result fork_child(const child_plan& plan);
+
+/// In the child: everything from the death with the parent to the limits. On failure the stage and error
+/// number are in the region and it does not return.
+void set_up_child(const child_plan& plan, pid_t parent) noexcept;
+
+/// In the child: ends what the call started, if it is to be ended, and notes in the region that nothing is left.
+/// Async-signal-safe.
+void end_tree_in_child() noexcept;
+/// In the child: leaves without running a handler or a destructor.
+[[noreturn]] void leave(int code) noexcept;
+
+/// A mark for a call made here; none (0) where marks cannot be had.
+call_mark new_mark();
+void release_mark(const call_mark& mark);
+
+/// CPU time that the limited call in which this process runs has left; empty outside of one.
+std::optional<std::chrono::nanoseconds> outer_cpu_left();
+
+// --- waiting in shared memory -----------------------------------------------------------------------------
+
+/// In the child: waits until `word` is no longer `seen`, or for a moment.
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept;
+void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
+
+// --- the end of the parent ----------------------------------------------------------------------------------
+
+/// While one exists, all marked processes of this program's calls end when the program is killed.
+/// Costs a system task; calls that last make one, short ones need none.
+class parent_death_watch {
+ public:
+  parent_death_watch() = default;
+  parent_death_watch(const parent_death_watch&) = delete;
+  parent_death_watch& operator=(const parent_death_watch&) = delete;
+  ~parent_death_watch();
+  void start() noexcept;
+
+ private:
+  bool started_ = false;
+};
+
+// --- stdio and signals ----------------------------------------------------------------------------------------
+
+/// Writes out what the program has printed and not yet flushed, so that no child prints it again.
+void flush_stdio();
+/// In the child: forgets buffered output and input of the parent.
+void forget_stdio() noexcept;
+
+}  // namespace pynisher::platform

@@ -1,0 +1,289 @@
+// What a child does between fork and the function. System calls only; each failure is reported by number.
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "../contract.hpp"
+#include "../posix/interrupts.hpp"
+#include "program_title.hpp"
+#include "raw_syscall.hpp"
+#include "tree.hpp"
+
+namespace pynisher::platform {
+
+namespace {
+
+using detail::start_stage;
+
+constexpr int rlimit_locks = 10;
+constexpr std::chrono::nanoseconds belt_delay = std::chrono::microseconds(200);
+
+struct kernel_rlimit {
+  std::uint64_t soft;
+  std::uint64_t hard;
+};
+
+/// Set once per child; what crash handlers and nested calls need to know of the call around them.
+struct {
+  detail::reply_region* region = nullptr;
+  bool ends_descendants = false;
+  std::optional<std::chrono::nanoseconds> cpu_limit;
+} surrounding;
+
+[[noreturn]] void give_up(start_stage stage, long error) noexcept {
+  surrounding.region->failed_errno.store(static_cast<std::int32_t>(-error));
+  surrounding.region->failed_stage.store(static_cast<std::uint32_t>(stage));
+  raw::call(SYS_exit_group, 1);
+  __builtin_unreachable();
+}
+
+void must(start_stage stage, long result) noexcept {
+  if (result < 0) give_up(stage, result);
+}
+
+/// Soft and hard limit, never above what an outer call left.
+long tighten(int resource, std::uint64_t limit) noexcept {
+  kernel_rlimit now{};
+  if (const long failed = raw::call(SYS_prlimit64, 0, resource, nullptr, &now); failed < 0) return failed;
+  const std::uint64_t allowed = std::min(limit, now.hard);
+  const kernel_rlimit wanted{allowed, allowed};
+  return raw::call(SYS_prlimit64, 0, resource, &wanted, nullptr);
+}
+
+// --- standing --------------------------------------------------------------------------------------------------
+
+void die_with_parent(pid_t parent) noexcept {
+  must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));
+  // The signal is for a death that is still to come.
+  if (raw::call(SYS_getppid) != parent) raw::call(SYS_exit_group, 1);
+}
+
+void belong_to_call(const call_mark& mark) noexcept {
+  must(start_stage::become_subreaper, raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1));
+  if (mark.value == 0) return;
+  const kernel_rlimit limit{mark.value, mark.value};
+  must(start_stage::mark, raw::call(SYS_prlimit64, 0, rlimit_locks, &limit, nullptr));
+}
+
+void empty_standard_input() noexcept {
+  long fd = raw::call(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY, 0);
+  if (fd < 0) {
+    // A chroot without /dev: a pipe that nobody writes to is as empty.
+    int ends[2];
+    must(start_stage::standard_input, raw::call(SYS_pipe2, ends, 0));
+    raw::call(SYS_close, ends[1]);
+    fd = ends[0];
+  }
+  if (fd == 0) return;
+  must(start_stage::standard_input, raw::call(SYS_dup3, fd, 0, 0));
+  raw::call(SYS_close, fd);
+}
+
+/// Without CAP_SYS_RESOURCE nobody can raise a hard limit again. Dropped from the bounding set too, so that exec
+/// does not give it back.
+void drop_privilege() noexcept {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct data[2]{};
+  if (raw::call(SYS_capget, &header, data) < 0) return;
+  constexpr std::uint32_t bit = 1u << CAP_SYS_RESOURCE;
+  if ((data[0].permitted & bit) == 0) return;
+  raw::call(SYS_prctl, PR_CAPBSET_DROP, CAP_SYS_RESOURCE);
+  data[0].effective &= ~bit;
+  data[0].permitted &= ~bit;
+  data[0].inheritable &= ~bit;
+  must(start_stage::drop_privilege, raw::call(SYS_capset, &header, data));
+}
+
+// --- crashes ---------------------------------------------------------------------------------------------------
+
+constexpr int crash_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGTRAP};
+struct sigaction before_crash[NSIG];
+alignas(16) char crash_stack[64 * 1024];
+
+std::uintptr_t stack_pointer(const void* context) {
+#if defined(__x86_64__)
+  return static_cast<std::uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.gregs[REG_RSP]);
+#elif defined(__aarch64__)
+  return static_cast<std::uintptr_t>(static_cast<const ucontext_t*>(context)->uc_mcontext.sp);
+#else
+  (void)context;
+  return 0;
+#endif
+}
+
+/// A fault next to the stack pointer has hit the end of the stack: the stack itself is mapped.
+bool is_stack_overflow(int signal, const siginfo_t& info, const void* context) {
+  if (signal != SIGSEGV || info.si_code <= 0) return false;
+  const auto address = reinterpret_cast<std::uintptr_t>(info.si_addr);
+  const std::uintptr_t sp = stack_pointer(context);
+  constexpr std::uintptr_t below = 1 << 20, above = 64 << 10;
+  return sp != 0 && address + below >= sp && address <= sp + above;
+}
+
+/// Notes what the kernel does not tell a parent, ends what the call started, and lets the crash go on.
+void note_crash(int signal, siginfo_t* info, void* context) {
+  const int last_error = errno;
+  detail::reply_region& region = *surrounding.region;
+  std::uint32_t flags = 0;
+  if (is_stack_overflow(signal, *info, context)) {
+    flags |= detail::crash_flag::stack_overflow;
+  } else if (last_error == ENOMEM) {
+    // What malloc and mmap leave behind when they are refused; cleared when the function began.
+    flags |= detail::crash_flag::allocation_refused;
+  }
+  region.crash_address.store(reinterpret_cast<std::uintptr_t>(info->si_addr));
+  region.crash_flags.store(flags);
+  region.crash_signal.store(static_cast<std::uint32_t>(signal));
+  end_tree_in_child();
+  ::sigaction(signal, &before_crash[signal], nullptr);
+  // A fault happens again by itself when this returns; what was sent has to be sent again.
+  if (info->si_code <= 0) {
+    raw::call(SYS_tgkill, raw::call(SYS_getpid), raw::call(SYS_gettid), signal);
+  }
+  errno = last_error;
+}
+
+void watch_for_crashes() noexcept {
+  const stack_t stack{crash_stack, 0, sizeof crash_stack};
+  must(start_stage::handlers, ::sigaltstack(&stack, nullptr) == 0 ? 0 : -errno);
+  struct sigaction action {};
+  action.sa_sigaction = note_crash;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  for (const int signal : crash_signals) {
+    must(start_stage::handlers, ::sigaction(signal, &action, &before_crash[signal]) == 0 ? 0 : -errno);
+  }
+}
+
+// --- limits ----------------------------------------------------------------------------------------------------
+
+/// A kernel timer that kills; the parent watches the same limit, since a function may find and delete timers.
+long kill_by_timer(clockid_t clock, std::chrono::nanoseconds after) noexcept {
+  sigevent event{};
+  event.sigev_notify = SIGEV_SIGNAL;
+  event.sigev_signo = SIGKILL;
+  int timer = 0;
+  if (const long failed = raw::call(SYS_timer_create, clock, &event, &timer); failed < 0) return failed;
+  const auto count = std::max<std::int64_t>(after.count(), 1);
+  itimerspec when{};
+  when.it_value.tv_sec = static_cast<time_t>(count / 1'000'000'000);
+  when.it_value.tv_nsec = static_cast<long>(count % 1'000'000'000);
+  return raw::call(SYS_timer_settime, timer, 0, &when, nullptr);
+}
+
+void limit_cpu(std::chrono::nanoseconds limit) noexcept {
+  must(start_stage::cpu_limit, kill_by_timer(CLOCK_PROCESS_CPUTIME_ID, limit));
+  const auto whole_seconds = static_cast<std::uint64_t>(limit.count() / 1'000'000'000) + 2;
+  must(start_stage::cpu_limit, tighten(RLIMIT_CPU, whole_seconds));
+}
+
+void limit_wall(clock::time_point deadline) noexcept {
+  must(start_stage::wall_limit, kill_by_timer(CLOCK_MONOTONIC, deadline - clock::now() + belt_delay));
+}
+
+/// Private memory as RLIMIT_DATA counts it, in bytes. /proc adds the main stack to it; what that has at least is
+/// taken off again.
+long private_bytes() noexcept {
+  const long fd = raw::call(SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY, 0);
+  if (fd < 0) return fd;
+  char text[128];
+  const long got = raw::call(SYS_read, fd, text, sizeof text - 1);
+  raw::call(SYS_close, fd);
+  if (got <= 0) return got == 0 ? -EIO : got;
+  long fields[6] = {};
+  int field = 0;
+  for (long i = 0; i < got && field < 6; ++i) {
+    if (text[i] >= '0' && text[i] <= '9') {
+      fields[field] = fields[field] * 10 + (text[i] - '0');
+    } else {
+      ++field;
+    }
+  }
+  constexpr long smallest_stack = 132 << 10;
+  return std::max(fields[5] * static_cast<long>(::getauxval(AT_PAGESZ)) - smallest_stack, 0L);
+}
+
+void limit_memory(const detail::settings& limits) noexcept {
+  const std::uint64_t limit = *limits.memory();
+  if (limits.given().measure == memory_measure::address_space) {
+    // The reply's region is the library's, not the function's.
+    must(start_stage::memory_limit, tighten(RLIMIT_AS, limit + detail::reply_region::size));
+    return;
+  }
+  const long held = private_bytes();
+  must(start_stage::memory_limit, held);
+  const std::uint64_t absolute = static_cast<std::uint64_t>(held) + limit;
+  surrounding.region->private_limit.store(absolute);
+  must(start_stage::memory_limit, tighten(RLIMIT_DATA, absolute));
+}
+
+}  // namespace
+
+void set_up_child(const child_plan& plan, pid_t parent) noexcept {
+  const detail::settings& limits = *plan.limits;
+  surrounding = {plan.region, limits.given().terminate_child_processes, plan.cpu_limit};
+
+  die_with_parent(parent);
+  if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
+  empty_standard_input();
+  forget_stdio();
+  forget_calls_in_flight(plan.doorbell);
+  if (!limits.given().name.empty()) show_as(limits.given().name);
+  watch_for_crashes();
+  drop_privilege();
+
+  rusage at_start{};
+  raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
+  plan.region->first_peak.store(static_cast<std::uint64_t>(at_start.ru_maxrss) * 1024);
+
+  if (limits.wall_time()) limit_wall(plan.started + *limits.wall_time());
+  if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
+  if (limits.memory()) limit_memory(limits);
+  plan.region->running.store(1, std::memory_order_release);
+  errno = 0;
+}
+
+void end_tree_in_child() noexcept {
+  if (!surrounding.ends_descendants) return;
+  end_own_descendants();
+  // Another thread might start something yet, so that only a single one can say that nothing is left. For a single
+  // thread this unshares nothing; for one of many it is refused.
+  if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);
+}
+
+std::optional<std::chrono::nanoseconds> outer_cpu_left() {
+  if (!surrounding.cpu_limit) return std::nullopt;
+  timespec used{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  const auto spent = std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+  return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
+}
+
+void leave(int code) noexcept {
+  raw::call(SYS_exit_group, code);
+  __builtin_unreachable();
+}
+
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept {
+  constexpr int futex_wait = 0;
+  raw::call(SYS_futex, &word, futex_wait, seen, nullptr, nullptr, 0);
+}
+
+void wake_waiters(std::atomic<std::uint32_t>& word) noexcept {
+  constexpr int futex_wake = 1;
+  raw::call(SYS_futex, &word, futex_wake, 0x7fffffff, nullptr, nullptr, 0);
+}
+
+}  // namespace pynisher::platform

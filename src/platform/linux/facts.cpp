@@ -1,0 +1,132 @@
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <string>
+
+#include "../contract.hpp"
+
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PYNISHER_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define PYNISHER_SANITIZED 1
+#endif
+#endif
+
+namespace pynisher::platform {
+
+namespace {
+
+constexpr const char* later = "it comes with a later version of the library";
+
+std::string why_no_pidfd() {
+  const int fd = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
+  if (fd < 0) return std::string("the kernel gives no process descriptors (pidfd_open: ") + std::strerror(errno) + ")";
+  ::close(fd);
+  return {};
+}
+
+std::string why_no_proc() {
+  if (::access("/proc/self/statm", R_OK) == 0) return {};
+  return "/proc is not mounted";
+}
+
+std::string why_no_children_files() {
+  if (auto why = why_no_proc(); !why.empty()) return why;
+  const std::string file = "/proc/self/task/" + std::to_string(::getpid()) + "/children";
+  if (::access(file.c_str(), R_OK) == 0) return {};
+  return "the kernel does not list children in /proc (CONFIG_PROC_CHILDREN)";
+}
+
+std::string why_no_memory_limit() {
+#ifdef PYNISHER_SANITIZED
+  return "a sanitizer reserves terabytes of address space and counts as private memory itself";
+#else
+  return {};
+#endif
+}
+
+std::string first_of(std::string a, std::string b) { return a.empty() ? std::move(b) : std::move(a); }
+
+}  // namespace
+
+std::string why_not(feature what) {
+  switch (what) {
+    case feature::wall_time:
+    case feature::cpu_time:
+    case feature::fork:
+    case feature::parent_death:
+    case feature::cancel: {
+      static const std::string why = why_no_pidfd();
+      return why;
+    }
+    case feature::memory:
+    case feature::memory_growth: {
+      static const std::string why = first_of(why_no_proc(), why_no_memory_limit());
+      return why;
+    }
+    case feature::memory_address_space: {
+      static const std::string why = why_no_memory_limit();
+      return why;
+    }
+    case feature::kill_tree: {
+      static const std::string why = why_no_children_files();
+      return why;
+    }
+    case feature::decorator:
+      return {};
+    case feature::memory_tree:
+      return std::string("measure: resident_tree is not counted yet; ") + later;
+    case feature::spawn:
+      return std::string("context: spawn is not there yet; ") + later;
+    case feature::forkserver:
+      return std::string("context: forkserver is not there yet; ") + later;
+    case feature::process_count:
+      return std::string("processes: their number is not limited yet; ") + later;
+  }
+  return "no such feature";
+}
+
+std::uint64_t mapped_bytes() {
+  std::uint64_t pages = 0;
+  if (std::FILE* file = std::fopen("/proc/self/statm", "re")) {
+    unsigned long long read = 0;
+    if (std::fscanf(file, "%llu", &read) == 1) pages = read;
+    std::fclose(file);
+  }
+  return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+bool has_several_threads() {
+#if __has_include(<sys/single_threaded.h>)
+  if (__libc_single_threaded != 0) return false;
+#endif
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("Threads:")) return std::stoi(line.substr(8)) > 1;
+  }
+  return false;
+}
+
+void advise_huge_pages(void* data, std::size_t size) noexcept {
+  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) / page * page;
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+std::uint64_t physical_memory() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace pynisher::platform

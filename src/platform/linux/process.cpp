@@ -1,0 +1,238 @@
+// Starting, watching and ending one child.
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "../contract.hpp"
+#include "raw_syscall.hpp"
+#include "tree.hpp"
+
+#ifndef P_PIDFD
+#define P_PIDFD 3
+#endif
+
+namespace pynisher::platform {
+
+namespace {
+
+timespec to_timespec(std::chrono::nanoseconds time) {
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(time);
+  return {static_cast<time_t>(seconds.count()), static_cast<long>((time - seconds).count())};
+}
+
+std::chrono::nanoseconds from_timeval(const timeval& time) {
+  return std::chrono::seconds(time.tv_sec) + std::chrono::microseconds(time.tv_usec);
+}
+
+exit_status from_wait_status(int status) {
+  exit_status ended;
+  if (WIFEXITED(status)) {
+    ended.how = exit_status::kind::exited;
+    ended.value = WEXITSTATUS(status);
+  } else if (WIFSIGNALED(status)) {
+    ended.how = exit_status::kind::signalled;
+    ended.value = WTERMSIG(status);
+  }
+  return ended;
+}
+
+// struct pidfd_info and PIDFD_GET_INFO as of Linux 6.15; older headers do not have them.
+struct pidfd_info {
+  std::uint64_t mask;
+  std::uint64_t cgroupid;
+  std::uint32_t pid, tgid, ppid;
+  std::uint32_t ruid, rgid, euid, egid, suid, sgid, fsuid, fsgid;
+  std::int32_t exit_code;
+};
+constexpr std::uint64_t pidfd_info_exit = 1u << 3;
+
+/// The exit status of a child that somebody else has reaped: kernels from 6.15 on keep it with the descriptor.
+exit_status status_kept_by(int pidfd) {
+  pidfd_info info{};
+  info.mask = pidfd_info_exit;
+  if (::ioctl(pidfd, _IOWR(0xFF, 11, pidfd_info), &info) != 0) return {};
+  if ((info.mask & pidfd_info_exit) == 0) return {};
+  return from_wait_status(info.exit_code);
+}
+
+/// Waits until a stop signal has taken effect or the process has ended; not for ever, since a process in an
+/// uninterruptible sleep stops when that is over.
+void await_standstill(pid_t pid, int pidfd) {
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    siginfo_t seen{};
+    const long result =
+        raw::call(SYS_waitid, P_PIDFD, pidfd, &seen, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL, nullptr);
+    if (result < 0 || seen.si_pid == pid) return;
+    const timespec pause{0, 20'000L << std::min(attempt / 5, 6)};
+    raw::call(SYS_nanosleep, &pause, nullptr);
+  }
+}
+
+}  // namespace
+
+// --- descriptors --------------------------------------------------------------------------------------------
+
+unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
+  unique_fd old(std::move(*this));
+  fd_ = std::exchange(other.fd_, -1);
+  return *this;
+}
+
+unique_fd::~unique_fd() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+doorbell::doorbell() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+void doorbell::raise(int descriptor) noexcept {
+  const std::uint64_t one = 1;
+  raw::call(SYS_write, descriptor, &one, sizeof one);
+}
+
+void doorbell::clear() noexcept {
+  std::uint64_t count = 0;
+  raw::call(SYS_read, fd_.get(), &count, sizeof count);
+}
+
+// --- fork ---------------------------------------------------------------------------------------------------
+
+fork_result fork_child(const child_plan& plan) {
+  // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+
+  const pid_t parent = ::getpid();
+  const pid_t pid = ::fork();
+  if (pid == 0) {
+    set_up_child(plan, parent);
+    raw::call(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, 8);
+    fork_result in_child;
+    in_child.where = fork_result::side::child;
+    return in_child;
+  }
+  const int error = errno;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+
+  fork_result result;
+  if (pid < 0) {
+    result.error = error;
+    return result;
+  }
+  result.where = fork_result::side::parent;
+  result.child.pid_ = pid;
+  result.child.pidfd_ = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
+  if (!result.child.pidfd_ && errno != ESRCH) {
+    result.where = fork_result::side::failed;
+    result.error = errno;
+    ::kill(pid, SIGKILL);
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+  return result;
+}
+
+// --- a running child ------------------------------------------------------------------------------------------
+
+child_process::woken_by child_process::wait(const doorbell& bell, std::optional<clock::time_point> until) const {
+  if (!pidfd_) return woken_by::end;
+  pollfd watched[] = {{bell.descriptor(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+  timespec timeout{};
+  if (until) timeout = to_timespec(std::max(std::chrono::nanoseconds(0), *until - clock::now()));
+  const int ready = ::ppoll(watched, 2, until ? &timeout : nullptr, nullptr);
+  if (ready <= 0) return woken_by::nothing;
+  return watched[0].revents != 0 ? woken_by::doorbell : woken_by::end;
+}
+
+void child_process::send(int signal) const noexcept {
+  raw::call(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0);
+}
+
+std::optional<std::chrono::nanoseconds> child_process::cpu_time() const {
+  // What clock_getcpuclockid gives; the child is not reaped yet, so the number is still its own.
+  constexpr int scheduler_clock = 2;
+  const auto id = static_cast<clockid_t>((~static_cast<unsigned>(pid_) << 3) | scheduler_clock);
+  timespec used{};
+  if (::clock_gettime(id, &used) != 0) return std::nullopt;
+  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+}
+
+std::optional<std::uint64_t> child_process::memory_growth(std::uint64_t private_at_start) const {
+  char path[32];
+  std::snprintf(path, sizeof path, "/proc/%d/status", static_cast<int>(pid_));
+  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
+  char text[4096];
+  const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+  if (got <= 0) return std::nullopt;
+  text[got] = '\0';
+  const auto kilobytes = [&text](const char* field) -> std::uint64_t {
+    const char* at = std::strstr(text, field);
+    return at == nullptr ? 0 : std::strtoull(at + std::strlen(field), nullptr, 10) * 1024;
+  };
+  const std::uint64_t private_now = kilobytes("\nVmData:");
+  const std::uint64_t grown = private_now > private_at_start ? private_now - private_at_start : 0;
+  return grown + kilobytes("\nRssShmem:");
+}
+
+// --- its end ----------------------------------------------------------------------------------------------------
+
+exit_status child_process::end(bool whole_tree, const call_mark& mark, const detail::reply_region& region) {
+  pollfd ended{pidfd_.get(), POLLIN, 0};
+  const auto has_ended = [&] { return !pidfd_ || ::poll(&ended, 1, 0) > 0; };
+
+  bool tree_gone = !whole_tree;
+  if (!has_ended()) {
+    if (whole_tree) {
+      // Standing still it makes no new children and, being their reaper, gets those whose parents are killed:
+      // when it has none alive, there are none.
+      send(SIGSTOP);
+      await_standstill(pid_, pidfd_.get());
+      while (kill_descendants(pid_) > 0) {
+      }
+    }
+    send(SIGKILL);
+  } else {
+    tree_gone = tree_gone || region.orderly.load(std::memory_order_acquire) == 1;
+  }
+
+  int status = 0;
+  rusage used{};
+  pid_t reaped = -1;
+  if (pidfd_) {
+    do reaped = ::wait4(pid_, &status, __WALL, &used);
+    while (reaped < 0 && errno == EINTR);
+  }
+
+  exit_status result;
+  if (reaped == pid_) {
+    result = from_wait_status(status);
+    result.usage_known = true;
+    result.usage.user_time = from_timeval(used.ru_utime);
+    result.usage.system_time = from_timeval(used.ru_stime);
+    result.usage.peak_memory = static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
+    result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
+  } else if (pidfd_) {
+    // SIGCHLD is ignored, or a handler of the application's was faster. The descriptor still tells the end.
+    while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    }
+    result = status_kept_by(pidfd_.get());
+  }
+  if (!tree_gone && mark.value != 0) kill_marked(mark);
+  pid_ = -1;
+  return result;
+}
+
+}  // namespace pynisher::platform

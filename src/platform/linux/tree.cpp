@@ -1,0 +1,301 @@
+#include "tree.hpp"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <atomic>
+#include <cstring>
+
+#include "raw_syscall.hpp"
+
+namespace pynisher::platform {
+
+namespace {
+
+// --- marks --------------------------------------------------------------------------------------------------
+//
+//   bit 62      1: a mark
+//   61 .. 32    the program that made the outermost call: random
+//   31 .. 16    one of its calls
+//   15 .. 8     a call inside of that one, 255: none
+//    7 .. 0     a call inside of that one, 255: none
+//
+// An inner mark is smaller than the outer one, which is the only direction that needs no privilege.
+
+constexpr std::uint64_t mark_bit = std::uint64_t{1} << 62;
+constexpr std::uint64_t is_mark_mask = std::uint64_t{3} << 62;
+constexpr int rlimit_locks = 10;
+
+bool is_mark(std::uint64_t value) { return (value & is_mark_mask) == mark_bit; }
+
+struct kernel_rlimit {
+  std::uint64_t soft;
+  std::uint64_t hard;
+};
+
+std::uint64_t mark_of(pid_t pid) noexcept {
+  kernel_rlimit limit{};
+  if (raw::call(SYS_prlimit64, pid, rlimit_locks, nullptr, &limit) < 0) return 0;
+  return is_mark(limit.hard) ? limit.hard : 0;
+}
+
+bool carries(pid_t pid, const call_mark& mark) noexcept {
+  const std::uint64_t found = mark_of(pid);
+  return found != 0 && found <= mark.value && mark.value - found < mark.span;
+}
+
+/// Slots of one level, so that calls in flight have distinct marks.
+template <std::size_t Count>
+class slots {
+ public:
+  /// The slot, or Count when all are taken.
+  std::size_t take() noexcept {
+    const std::size_t from = next_.fetch_add(1, std::memory_order_relaxed);
+    for (std::size_t i = 0; i < Count; ++i) {
+      const std::size_t slot = (from + i) % Count;
+      bool expected = false;
+      if (taken_[slot].compare_exchange_strong(expected, true)) return slot;
+    }
+    return Count;
+  }
+  void give_back(std::size_t slot) noexcept { taken_[slot].store(false); }
+
+ private:
+  std::atomic<std::size_t> next_{0};
+  std::array<std::atomic<bool>, Count> taken_{};
+};
+
+constexpr std::size_t outer_calls = 0xffff;
+constexpr std::size_t inner_calls = 0xff;
+
+slots<outer_calls> outer_slots;
+slots<inner_calls> inner_slots;
+std::atomic<pid_t> slots_owner{0};
+std::atomic<std::uint64_t> program_id{0};
+
+/// A forked copy of the program is a program of its own, in which no call is in flight yet.
+std::uint64_t program_bits() noexcept {
+  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
+  if (slots_owner.load() != self) {
+    std::uint32_t random = 0;
+    if (raw::call(SYS_getrandom, &random, sizeof random, GRND_NONBLOCK) != sizeof random) {
+      timespec now{};
+      raw::call(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+      random = static_cast<std::uint32_t>(now.tv_nsec) * 2654435761u ^ static_cast<std::uint32_t>(self);
+    }
+    program_id.store(std::uint64_t{random & 0x3fffffffu} << 32);
+    slots_owner.store(self);
+  }
+  return program_id.load();
+}
+
+// --- reading /proc with nothing but a buffer on the stack ------------------------------------------------------
+
+class proc_path {
+ public:
+  proc_path& add(const char* text) {
+    while (*text != '\0' && size_ < sizeof text_ - 1) text_[size_++] = *text++;
+    return *this;
+  }
+  proc_path& add(pid_t number) {
+    char digits[16];
+    int count = 0;
+    do digits[count++] = static_cast<char>('0' + number % 10);
+    while ((number /= 10) > 0);
+    while (count > 0 && size_ < sizeof text_ - 1) text_[size_++] = digits[--count];
+    return *this;
+  }
+  [[nodiscard]] const char* c_str() const { return text_; }
+
+ private:
+  char text_[96] = {};
+  std::size_t size_ = 0;
+};
+
+long open_for_reading(const char* path, int flags = 0) {
+  return raw::call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | flags, 0);
+}
+
+struct linux_dirent64 {
+  std::uint64_t inode;
+  std::int64_t offset;
+  std::uint16_t length;
+  std::uint8_t type;
+  char name[1];
+};
+
+/// Calls `visit(number)` for every entry of a /proc directory that is a number. False: it cannot be read.
+template <class Visit>
+bool for_each_number(const char* directory, Visit visit) noexcept {
+  const long fd = open_for_reading(directory, O_DIRECTORY);
+  if (fd < 0) return false;
+  alignas(linux_dirent64) char buffer[4096];
+  for (;;) {
+    const long got = raw::call(SYS_getdents64, fd, buffer, sizeof buffer);
+    if (got <= 0) break;
+    for (long at = 0; at < got;) {
+      const auto* entry = reinterpret_cast<const linux_dirent64*>(buffer + at);
+      at += entry->length;
+      pid_t number = 0;
+      const char* c = buffer + at - entry->length + offsetof(linux_dirent64, name);
+      for (; *c >= '0' && *c <= '9'; ++c) number = number * 10 + (*c - '0');
+      if (*c == '\0' && number > 0) visit(number);
+    }
+  }
+  raw::call(SYS_close, fd);
+  return true;
+}
+
+/// 'R', 'S', 'Z', ...; 0 when the process is gone.
+char state_of(pid_t pid) noexcept {
+  const long fd = open_for_reading(proc_path().add("/proc/").add(pid).add("/stat").c_str());
+  if (fd < 0) return 0;
+  char text[512];
+  const long got = raw::call(SYS_read, fd, text, sizeof text - 1);
+  raw::call(SYS_close, fd);
+  // The name may hold anything, so the state is what follows the last parenthesis.
+  for (long i = got - 1; i > 0; --i) {
+    if (text[i] == ')') return i + 2 < got ? text[i + 2] : '\0';
+  }
+  return 0;
+}
+
+bool is_dead(char state) { return state == 0 || state == 'Z' || state == 'X'; }
+
+/// Calls `visit(pid)` for the children of all threads of `pid`.
+template <class Visit>
+void for_each_child(pid_t pid, Visit visit) noexcept {
+  const proc_path tasks = proc_path().add("/proc/").add(pid).add("/task");
+  for_each_number(tasks.c_str(), [&](pid_t thread) {
+    const long fd = open_for_reading(proc_path(tasks).add("/").add(thread).add("/children").c_str());
+    if (fd < 0) return;
+    char text[1024];
+    pid_t number = 0;
+    for (;;) {
+      const long got = raw::call(SYS_read, fd, text, sizeof text);
+      if (got <= 0) break;
+      for (long i = 0; i < got; ++i) {
+        if (text[i] >= '0' && text[i] <= '9') {
+          number = number * 10 + (text[i] - '0');
+        } else if (number > 0) {
+          visit(number);
+          number = 0;
+        }
+      }
+    }
+    if (number > 0) visit(number);
+    raw::call(SYS_close, fd);
+  });
+}
+
+/// Depth is bounded: below it, processes become children of the reaper once their parents are dead.
+int kill_below(pid_t pid, int depth) noexcept {
+  int alive = 0;
+  for_each_child(pid, [&](pid_t child) {
+    if (is_dead(state_of(child))) return;
+    ++alive;
+    raw::call(SYS_kill, child, SIGKILL);
+    if (depth > 0) alive += kill_below(child, depth - 1);
+  });
+  return alive;
+}
+
+void yield_for(long nanoseconds) noexcept {
+  timespec pause{0, nanoseconds};
+  raw::call(SYS_nanosleep, &pause, nullptr);
+}
+
+/// No children at all, dead or alive.
+bool has_no_children() noexcept {
+  siginfo_t ignored{};
+  return raw::call(SYS_waitid, P_ALL, 0, &ignored, WEXITED | WNOHANG | WNOWAIT | __WALL, nullptr) == -ECHILD;
+}
+
+}  // namespace
+
+std::uint64_t own_mark() noexcept { return mark_of(0); }
+
+call_mark program_marks() noexcept {
+  return {mark_bit | program_bits() | 0xffffffffu, std::uint64_t{1} << 32};
+}
+
+call_mark new_mark() {
+  const std::uint64_t bits = program_bits();
+  const std::uint64_t outer = own_mark();
+  if (outer == 0) {
+    const std::size_t slot = outer_slots.take();
+    if (slot == outer_calls) return {};
+    return {mark_bit | bits | (std::uint64_t{slot} << 16) | 0xffffu, 0x10000u};
+  }
+  const bool first_level = (outer & 0xffff) == 0xffff;
+  const bool second_level = !first_level && (outer & 0xff) == 0xff;
+  if (!first_level && !second_level) return {};
+  const std::size_t slot = inner_slots.take();
+  if (slot == inner_calls) return {};
+  if (first_level) return {(outer & ~std::uint64_t{0xffff}) | (std::uint64_t{slot} << 8) | 0xffu, 0x100u};
+  return {(outer & ~std::uint64_t{0xff}) | slot, 1u};
+}
+
+void release_mark(const call_mark& mark) {
+  if (mark.value == 0) return;
+  if (mark.span == 0x10000u) {
+    outer_slots.give_back((mark.value >> 16) & 0xffff);
+  } else if (mark.span == 0x100u) {
+    inner_slots.give_back((mark.value >> 8) & 0xff);
+  } else {
+    inner_slots.give_back(mark.value & 0xff);
+  }
+}
+
+int kill_descendants(pid_t pid) noexcept { return kill_below(pid, 16); }
+
+void kill_marked(const call_mark& mark) noexcept {
+  // A process can fork while the directory is being read, into a number already passed: its child is found in the
+  // next round. Only two rounds in a row without a living one are an end.
+  for (int quiet_rounds = 0; quiet_rounds < 2;) {
+    bool found = false;
+    const bool readable = for_each_number("/proc", [&](pid_t pid) {
+      if (!carries(pid, mark) || is_dead(state_of(pid))) return;
+      found = true;
+      raw::call(SYS_kill, pid, SIGKILL);
+    });
+    if (!readable) return;
+    quiet_rounds = found ? 0 : quiet_rounds + 1;
+    if (found) yield_for(50'000);
+  }
+  // Dead ones are still there until their new parent has reaped them. That may be this process, where it is a
+  // subreaper; else wait for the parent, but not for one that does not do its duty.
+  for (int round = 0; round < 200; ++round) {
+    bool found = false;
+    for_each_number("/proc", [&](pid_t pid) {
+      if (!carries(pid, mark)) return;
+      if (raw::call(SYS_wait4, pid, nullptr, WNOHANG | __WALL, nullptr) != pid) found = true;
+    });
+    if (!found) return;
+    yield_for(500'000);
+  }
+}
+
+void end_own_descendants() noexcept {
+  // This process is the reaper of its descendants: whoever loses its parent becomes a child of this one, and when
+  // there are no children there is nobody left.
+  if (has_no_children()) return;
+  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
+  for (;;) {
+    kill_descendants(self);
+    for (;;) {
+      const long reaped = raw::call(SYS_wait4, -1, nullptr, WNOHANG | __WALL, nullptr);
+      if (reaped == -ECHILD) return;
+      if (reaped <= 0) break;
+    }
+    yield_for(20'000);
+  }
+}
+
+}  // namespace pynisher::platform

@@ -1,0 +1,148 @@
+#include "reply_region.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "platform/contract.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+/// A reply of this size is worth waking the parent for while the child is still ending.
+constexpr std::uint64_t worth_ringing = std::uint64_t{64} << 10;
+
+}  // namespace
+
+const char* to_string(start_stage stage) {
+  switch (stage) {
+    case start_stage::none:
+      return "start";
+    case start_stage::die_with_parent:
+      return "tie the child's life to its parent's";
+    case start_stage::become_subreaper:
+      return "become the reaper of what the call starts";
+    case start_stage::mark:
+      return "mark the call's processes";
+    case start_stage::standard_input:
+      return "give the child an empty standard input";
+    case start_stage::name:
+      return "name the child";
+    case start_stage::handlers:
+      return "watch for crashes";
+    case start_stage::drop_privilege:
+      return "give up the right to raise limits";
+    case start_stage::cpu_limit:
+      return "set the CPU limit";
+    case start_stage::wall_limit:
+      return "set the wall time limit";
+    case start_stage::memory_limit:
+      return "set the memory limit";
+  }
+  return "unknown stage";
+}
+
+// --- child ------------------------------------------------------------------------------------------------
+
+byte_sink::window reply_writer::window_at_end() const {
+  const std::uint64_t consumed = region_.consumed.load(std::memory_order_acquire);
+  const std::uint64_t free = reply_region::ring_size - (published_ - consumed);
+  const std::uint64_t at = published_ % reply_region::ring_size;
+  const std::uint64_t length =
+      std::min({free, reply_region::ring_size - at, std::uint64_t{reply_region::window_size}});
+  return {region_.ring() + at, region_.ring() + at + length};
+}
+
+byte_sink::window reply_writer::first() {
+  const window fresh = window_at_end();
+  window_begin_ = fresh.begin;
+  return fresh;
+}
+
+void reply_writer::publish(const std::byte* filled_to) {
+  published_ += static_cast<std::uint64_t>(filled_to - window_begin_);
+  window_begin_ += filled_to - window_begin_;
+  region_.written.store(published_, std::memory_order_release);
+}
+
+byte_sink::window reply_writer::next(std::byte* filled_to) {
+  publish(filled_to);
+  platform::doorbell::raise(doorbell_);
+  for (;;) {
+    const std::uint32_t seen = region_.room_bell.load(std::memory_order_acquire);
+    const window fresh = window_at_end();
+    if (fresh.begin != fresh.end) {
+      window_begin_ = fresh.begin;
+      return fresh;
+    }
+    platform::wait_for_change(region_.room_bell, seen);
+  }
+}
+
+void reply_writer::commit(reply_kind kind, std::uint64_t begin, const output_archive& archive) {
+  publish(archive.filled_to());
+  region_.kind.store(static_cast<std::uint32_t>(kind), std::memory_order_relaxed);
+  region_.begin.store(begin, std::memory_order_relaxed);
+  region_.end.store(archive.position(), std::memory_order_relaxed);
+  region_.committed.store(1, std::memory_order_release);
+  if (archive.position() >= worth_ringing) platform::doorbell::raise(doorbell_);
+}
+
+void reply_writer::commit_without_bytes(reply_kind kind) {
+  region_.kind.store(static_cast<std::uint32_t>(kind), std::memory_order_relaxed);
+  region_.begin.store(published_, std::memory_order_relaxed);
+  region_.end.store(published_, std::memory_order_relaxed);
+  region_.committed.store(1, std::memory_order_release);
+}
+
+// --- parent -----------------------------------------------------------------------------------------------
+
+reply_reader::state reply_reader::take() {
+  if (state_ != state::fine) return state_;
+  const std::uint64_t written = region_.written.load(std::memory_order_acquire);
+  if (written < taken_ || written - taken_ > reply_region::ring_size) return state_ = state::lies;
+  if (written > largest_) return state_ = state::too_large;
+  if (written == taken_) return state_;
+
+  std::uint64_t left = written - taken_;
+  std::byte* to = bytes_.grow(static_cast<std::size_t>(left));
+  while (left > 0) {
+    const std::uint64_t at = taken_ % reply_region::ring_size;
+    const std::uint64_t piece = std::min(left, reply_region::ring_size - at);
+    std::memcpy(to, region_.ring() + at, static_cast<std::size_t>(piece));
+    to += piece;
+    left -= piece;
+    taken_ += piece;
+  }
+  region_.consumed.store(taken_, std::memory_order_release);
+  region_.room_bell.fetch_add(1, std::memory_order_release);
+  if (taken_ > reply_region::window_size) platform::wake_waiters(region_.room_bell);
+  return state_;
+}
+
+bool reply_reader::complete() const { return region_.committed.load(std::memory_order_acquire) == 1; }
+
+reply_reader::reply reply_reader::finish() {
+  reply result;
+  if (region_.committed.load(std::memory_order_acquire) == 0) return result;
+  take();
+  const commit_record record{region_.kind.load(std::memory_order_relaxed),
+                             region_.begin.load(std::memory_order_relaxed),
+                             region_.end.load(std::memory_order_relaxed)};
+  if (state_ != state::fine || !makes_sense(record, taken_)) {
+    result.well_formed = false;
+    return result;
+  }
+  result.kind = static_cast<reply_kind>(record.kind);
+  result.bytes = std::move(bytes_);
+  result.bytes.select(static_cast<std::size_t>(record.begin), static_cast<std::size_t>(record.end));
+  return result;
+}
+
+bool makes_sense(const commit_record& record, std::uint64_t arrived) {
+  const bool known = record.kind > static_cast<std::uint32_t>(reply_kind::none) &&
+                     record.kind <= static_cast<std::uint32_t>(reply_kind::unsendable);
+  return known && record.begin <= record.end && record.end == arrived;
+}
+
+}  // namespace pynisher::detail

@@ -1,0 +1,159 @@
+#pragma once
+
+// The memory that a call's two processes share: a header of counters and notes, and a ring for the reply.
+//
+// The child writes all of it, so the parent believes none of it: counters are checked against the ring's size, the
+// commit record is copied once and judged, and notes only refine what the kernel says.
+//
+//   child:  fills windows of the ring, publishes `written`, waits for room where there is none, commits
+//   parent: takes what is published, publishes `consumed`, judges the commit record when the child has ended
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+
+#include <pynisher/detail/execute.hpp>
+#include <pynisher/detail/wire/archive.hpp>
+
+namespace pynisher::detail {
+
+enum class reply_kind : std::uint32_t {
+  none,
+  value,           ///< the packed result
+  exception,       ///< a packed exception
+  out_of_memory,   ///< std::bad_alloc; nothing packed, there may be no memory to pack with
+  unsendable,      ///< the result could not be packed; the reason as text
+};
+
+struct reply_region {
+  static constexpr std::size_t size = std::size_t{1} << 20;
+  static constexpr std::size_t header_size = 512;
+  static constexpr std::size_t ring_size = size - header_size;
+  /// Published and rung for in pieces of this size, so that both sides work at the same time.
+  static constexpr std::size_t window_size = std::size_t{128} << 10;
+
+  // The reply.
+  std::atomic<std::uint64_t> written;
+  std::atomic<std::uint64_t> consumed;
+  std::atomic<std::uint32_t> room_bell;  ///< changes when there is room again
+  std::atomic<std::uint32_t> committed;
+  std::atomic<std::uint32_t> kind;
+  std::atomic<std::uint64_t> begin;  ///< the reply's first byte; earlier ones belong to an attempt given up
+  std::atomic<std::uint64_t> end;
+
+  // Notes.
+  std::atomic<std::uint32_t> running;        ///< set-up is done, the function has begun
+  std::atomic<std::uint32_t> failed_stage;   ///< a `start_stage`, when set-up failed
+  std::atomic<std::int32_t> failed_errno;
+  std::atomic<std::uint32_t> crash_signal;
+  std::atomic<std::uint32_t> crash_flags;
+  std::atomic<std::uint64_t> crash_address;
+  std::atomic<std::uint32_t> exit_noted;
+  std::atomic<std::int32_t> exit_code;
+  std::atomic<std::uint32_t> orderly;        ///< what the child started is gone
+  std::atomic<std::uint64_t> first_peak;     ///< peak resident bytes when the function began: the parent's
+  std::atomic<std::uint64_t> private_limit;  ///< the limit on private memory that was set, absolute
+
+  // Usage as the child saw it last; used only where the kernel's own count was taken by somebody else.
+  std::atomic<std::uint64_t> user_ns;
+  std::atomic<std::uint64_t> system_ns;
+  std::atomic<std::uint64_t> peak;
+  std::atomic<std::uint64_t> page_faults;
+
+  [[nodiscard]] std::byte* ring() { return reinterpret_cast<std::byte*>(this) + header_size; }
+};
+static_assert(sizeof(reply_region) <= reply_region::header_size);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+
+namespace crash_flag {
+inline constexpr std::uint32_t stack_overflow = 1;
+inline constexpr std::uint32_t allocation_refused = 2;
+}  // namespace crash_flag
+
+/// Where a child's set-up can fail.
+enum class start_stage : std::uint32_t {
+  none,
+  die_with_parent,
+  become_subreaper,
+  mark,
+  standard_input,
+  name,
+  handlers,
+  drop_privilege,
+  cpu_limit,
+  wall_limit,
+  memory_limit,
+};
+const char* to_string(start_stage stage);
+
+/// The region's owner, in the parent. Zeroed memory at first.
+class reply_region_owner {
+ public:
+  reply_region_owner();
+  ~reply_region_owner();
+  reply_region_owner(const reply_region_owner&) = delete;
+  reply_region_owner& operator=(const reply_region_owner&) = delete;
+  [[nodiscard]] reply_region& get() const { return *region_; }
+
+ private:
+  struct mapping;
+  std::unique_ptr<mapping> mapping_;
+  reply_region* region_;
+};
+
+/// The child's end.
+class reply_writer final : public byte_sink {
+ public:
+  reply_writer(reply_region& region, int doorbell) : region_(region), doorbell_(doorbell) {}
+  [[nodiscard]] window first();
+  window next(std::byte* filled_to) override;
+  /// Publishes the rest and says that bytes `begin` up to `archive`'s position are the reply.
+  void commit(reply_kind kind, std::uint64_t begin, const output_archive& archive);
+  void commit_without_bytes(reply_kind kind);
+
+ private:
+  [[nodiscard]] window window_at_end() const;
+  void publish(const std::byte* filled_to);
+
+  reply_region& region_;
+  int doorbell_;
+  std::byte* window_begin_ = nullptr;
+  std::uint64_t published_ = 0;
+};
+
+/// The parent's end.
+class reply_reader {
+ public:
+  reply_reader(reply_region& region, std::uint64_t largest) : region_(region), largest_(largest) {}
+
+  enum class state : std::uint8_t { fine, lies, too_large };
+  /// Takes what there is. After anything but `fine` the reply is worth nothing. Throws `std::bad_alloc`.
+  state take();
+  [[nodiscard]] bool complete() const;
+
+  struct reply {
+    reply_kind kind = reply_kind::none;
+    bool well_formed = true;
+    reply_bytes bytes;
+  };
+  /// What was committed; `none` without a commit. The child must have ended.
+  reply finish();
+
+ private:
+  reply_region& region_;
+  std::uint64_t largest_;
+  std::uint64_t taken_ = 0;
+  state state_ = state::fine;
+  reply_bytes bytes_;
+};
+
+/// What a commit record says, judged: empty where it makes no sense for `arrived` bytes. Pure.
+struct commit_record {
+  std::uint32_t kind;
+  std::uint64_t begin;
+  std::uint64_t end;
+};
+[[nodiscard]] bool makes_sense(const commit_record& record, std::uint64_t arrived);
+
+}  // namespace pynisher::detail

@@ -1,0 +1,103 @@
+#include "settings.hpp"
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include <fmt/format.h>
+
+#include <pynisher/detail/execute.hpp>
+#include <pynisher/exceptions.hpp>
+#include <pynisher/supports.hpp>
+
+namespace pynisher::detail {
+
+namespace {
+
+template <class Quantity>
+void refuse_faulty(const char* option, const Quantity& value, const char* units, const char* largest) {
+  using enum quantity_fault;
+  const auto refuse = [&](const std::string& why) {
+    throw std::invalid_argument(fmt::format("{}: {} (given: {})", option, why, value.written()));
+  };
+  switch (value.fault()) {
+    case none:
+      return;
+    case not_a_number:
+      return refuse("a limit cannot be NaN");
+    case not_positive:
+      return refuse("a limit must be greater than zero");
+    case unknown_unit:
+      return refuse(fmt::format("unknown unit; known are {}", units));
+    case too_large:
+      return refuse(fmt::format("too large; at most {}", largest));
+  }
+}
+
+void require(feature what, const char* option) {
+  if (!supports(what)) throw UnsupportedException(fmt::format("{}: {}", option, why_not(what)));
+}
+
+feature feature_of(memory_measure measure) {
+  switch (measure) {
+    case memory_measure::growth:
+      return feature::memory_growth;
+    case memory_measure::address_space:
+      return feature::memory_address_space;
+    case memory_measure::resident_tree:
+      return feature::memory_tree;
+  }
+  throw std::invalid_argument("measure: no such way to measure memory");
+}
+
+start_method resolve(start_method wanted) {
+  switch (wanted) {
+    case start_method::automatic:
+      return start_methods().front();
+    case start_method::fork:
+      require(feature::fork, "context");
+      return wanted;
+    case start_method::spawn:
+      require(feature::spawn, "context");
+      return wanted;
+    case start_method::forkserver:
+      require(feature::forkserver, "context");
+      return wanted;
+  }
+  throw std::invalid_argument("context: no such start method");
+}
+
+}  // namespace
+
+settings settings::judge(options wanted) {
+  settings checked(std::move(wanted));
+  const options& given = checked.given_;
+
+  refuse_faulty("memory", given.memory, "B, KB, MB, GB, TB, KiB, MiB, GiB, TiB", "8388607 TiB");
+  refuse_faulty("cpu_time", given.cpu_time, "ms, s, m, h, d", "292 years");
+  refuse_faulty("wall_time", given.wall_time, "ms, s, m, h, d", "292 years");
+  if (given.name.find('\0') != std::string::npos) {
+    throw std::invalid_argument(fmt::format("name: a process name cannot contain a zero byte (given: {} bytes)",
+                                            given.name.size()));
+  }
+  const feature measured = feature_of(given.measure);
+  if (given.memory.has_value() || given.measure != memory_measure::growth) require(measured, "memory");
+  if (given.cpu_time.has_value()) require(feature::cpu_time, "cpu_time");
+  if (given.wall_time.has_value()) require(feature::wall_time, "wall_time");
+  if (given.processes != 0) require(feature::process_count, "processes");
+  if (given.stop.stop_possible()) require(feature::cancel, "stop");
+  checked.method_ = resolve(given.context);
+
+  if (given.memory.has_value()) checked.memory_ = given.memory.bytes();
+  if (given.cpu_time.has_value()) checked.cpu_time_ = given.cpu_time.nanoseconds();
+  if (given.wall_time.has_value()) checked.wall_time_ = given.wall_time.nanoseconds();
+  return checked;
+}
+
+std::shared_ptr<const settings> validate(options wanted) {
+  return std::make_shared<const settings>(settings::judge(std::move(wanted)));
+}
+
+const options& options_of(const settings& checked) noexcept { return checked.given(); }
+
+}  // namespace pynisher::detail

@@ -1,0 +1,35 @@
+#pragma once
+
+// Options that have been judged: nothing that makes no sense, and nothing that cannot be enforced here.
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <utility>
+
+#include <pynisher/options.hpp>
+
+namespace pynisher::detail {
+
+class settings {
+ public:
+  [[nodiscard]] const options& given() const { return given_; }
+  [[nodiscard]] std::optional<std::uint64_t> memory() const { return memory_; }
+  [[nodiscard]] std::optional<std::chrono::nanoseconds> cpu_time() const { return cpu_time_; }
+  [[nodiscard]] std::optional<std::chrono::nanoseconds> wall_time() const { return wall_time_; }
+  [[nodiscard]] start_method method() const { return method_; }
+
+  /// The only way to get one. Throws what `validate` documents.
+  static settings judge(options wanted);
+
+ private:
+  explicit settings(options wanted) : given_(std::move(wanted)) {}
+
+  options given_;
+  std::optional<std::uint64_t> memory_;
+  std::optional<std::chrono::nanoseconds> cpu_time_;
+  std::optional<std::chrono::nanoseconds> wall_time_;
+  start_method method_ = start_method::automatic;
+};
+
+}  // namespace pynisher::detail

@@ -1,0 +1,367 @@
+// One call, seen from the parent: start, watch, end, judge.
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include <pynisher/detail/execute.hpp>
+#include <pynisher/exceptions.hpp>
+#include <pynisher/format.hpp>
+
+#include "child_main.hpp"
+#include "exception_frame.hpp"
+#include "platform/contract.hpp"
+#include "platform/posix/interrupts.hpp"
+#include "reply_region.hpp"
+#include "settings.hpp"
+#include "verdict.hpp"
+#include "warn.hpp"
+#include "wrapping.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+using platform::clock;
+using std::chrono::nanoseconds;
+using namespace std::chrono_literals;
+
+/// A call that lasts longer than this gets a watch that ends its processes if this one is killed.
+constexpr nanoseconds worth_a_death_watch = 200us;
+
+/// How soon to look at a quantity again that may grow by at most `rate` per nanosecond.
+nanoseconds until_it_may_be_used_up(double left, double rate, nanoseconds least, nanoseconds most) {
+  const auto soonest = nanoseconds(static_cast<std::int64_t>(left / rate));
+  return std::clamp(soonest, least, most);
+}
+
+/// Ends the child on every way out.
+class supervised_call {
+ public:
+  supervised_call(const settings& limits, const platform::child_plan& plan, platform::child_process child,
+                  reply_region& region, platform::doorbell& bell)
+      : limits_(limits),
+        plan_(plan),
+        child_(std::move(child)),
+        region_(region),
+        bell_(bell),
+        reader_(region, largest_reply(limits)) {}
+
+  supervised_call(const supervised_call&) = delete;
+  supervised_call& operator=(const supervised_call&) = delete;
+  ~supervised_call() {
+    if (!ended_) end();
+  }
+
+  /// Comes back when the child has ended or is to be ended, and says why.
+  ended_for watch(platform::interruptible_call& interrupts, const std::atomic<bool>& cancelled) {
+    const auto deadline = limits_.wall_time() ? std::optional(plan_.started + *limits_.wall_time()) : std::nullopt;
+    schedule_first_looks();
+    for (;;) {
+      const auto until = next_look(deadline);
+      const auto woken = child_.wait(bell_, until);
+      if (woken == platform::child_process::woken_by::end) return ended_for::nothing;
+      if (woken == platform::child_process::woken_by::doorbell) {
+        bell_.clear();
+        if (cancelled.load()) return ended_for::cancelled;
+        switch (reader_.take()) {
+          case reply_reader::state::fine:
+            break;
+          case reply_reader::state::lies:
+            return ended_for::lying;
+          case reply_reader::state::too_large:
+            return ended_for::too_large;
+        }
+      }
+      if (heard_of_interrupt(interrupts)) return ended_for::interrupted;
+      const auto now = clock::now();
+      if (deadline && now >= *deadline) return ended_for::wall_time;
+      if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return ended_for::cpu_time;
+      if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return ended_for::memory;
+      if (watch_start_ && now >= *watch_start_) {
+        death_watch_.start();
+        watch_start_.reset();
+      }
+    }
+  }
+
+  platform::exit_status end() {
+    ended_ = true;
+    return child_.end(limits_.given().terminate_child_processes, plan_.mark, region_);
+  }
+
+  reply_reader::reply reply() { return reader_.finish(); }
+  [[nodiscard]] std::uint64_t memory_seen() const { return memory_seen_; }
+  [[nodiscard]] bool interrupt_forwarded() const { return interrupt_forwarded_; }
+
+ private:
+  static std::uint64_t largest_reply(const settings& limits) {
+    const std::uint64_t half = platform::physical_memory() / 2;
+    // A packed value may be larger than the value; a flood is far larger than either.
+    return limits.memory() ? std::min(half, 4 * *limits.memory() + (std::uint64_t{256} << 20)) : half;
+  }
+
+  void schedule_first_looks() {
+    if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
+    if (limits_.memory() && limits_.given().measure == memory_measure::growth) {
+      memory_look_ = plan_.started + memory_interval(*limits_.memory());
+    }
+    if (limits_.given().terminate_child_processes) watch_start_ = plan_.started + worth_a_death_watch;
+  }
+
+  [[nodiscard]] std::optional<clock::time_point> next_look(std::optional<clock::time_point> deadline) const {
+    std::optional<clock::time_point> next;
+    for (const auto& time : {deadline, cpu_look_, memory_look_, watch_start_}) {
+      if (time && (!next || *time < *next)) next = time;
+    }
+    return next;
+  }
+
+  // Several threads use up CPU time faster than the clock runs.
+  static nanoseconds cpu_interval(nanoseconds left) {
+    static const auto cores = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
+    return until_it_may_be_used_up(static_cast<double>(left.count()), cores, 500us, 1h);
+  }
+  // Shared memory can be filled at about 2 MiB per millisecond and core, more with huge pages.
+  static nanoseconds memory_interval(std::uint64_t left) {
+    return until_it_may_be_used_up(static_cast<double>(left), 8.0 * 1024 * 1024 / 1e6, 1ms, 50ms);
+  }
+
+  bool cpu_used_up(clock::time_point now) {
+    const auto used = child_.cpu_time();
+    if (!used) return false;
+    if (*used >= *plan_.cpu_limit) return true;
+    cpu_look_ = now + cpu_interval(*plan_.cpu_limit - *used);
+    return false;
+  }
+
+  bool memory_used_up(clock::time_point now) {
+    const std::uint64_t limit = *limits_.memory();
+    const std::uint64_t absolute = region_.private_limit.load();
+    const auto grown = child_.memory_growth(absolute > limit ? absolute - limit : 0);
+    memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
+    if (!grown || *grown <= limit) return false;
+    memory_seen_ = *grown;
+    return true;
+  }
+
+  bool heard_of_interrupt(platform::interruptible_call& interrupts) {
+    const auto news = interrupts.take_news();
+    if (!news.came) return false;
+    if (limits_.given().forceful_keyboard_interrupt) return true;
+    if (!news.child_has_it) child_.send(SIGINT);
+    interrupt_forwarded_ = true;
+    return false;
+  }
+
+  const settings& limits_;
+  const platform::child_plan& plan_;
+  platform::child_process child_;
+  reply_region& region_;
+  platform::doorbell& bell_;
+  reply_reader reader_;
+  platform::parent_death_watch death_watch_;
+  std::optional<clock::time_point> cpu_look_, memory_look_, watch_start_;
+  std::uint64_t memory_seen_ = 0;
+  bool interrupt_forwarded_ = false;
+  bool ended_ = false;
+};
+
+/// A call's mark for as long as the call.
+class held_mark {
+ public:
+  explicit held_mark(bool wanted) : mark_(wanted ? platform::new_mark() : platform::call_mark{}) {}
+  held_mark(const held_mark&) = delete;
+  held_mark& operator=(const held_mark&) = delete;
+  ~held_mark() { platform::release_mark(mark_); }
+  [[nodiscard]] const platform::call_mark& get() const { return mark_; }
+
+ private:
+  platform::call_mark mark_;
+};
+
+void warn_of_threads(const settings& limits) {
+  static std::atomic<bool> warned{false};
+  if (!limits.given().warnings || warned.load(std::memory_order_relaxed)) return;
+  if (!platform::has_several_threads() || warned.exchange(true)) return;
+  warn("this program has more than one thread, and a fork copies only the one that calls: a lock that another "
+       "thread holds at that moment stays locked in the child for ever. Call before starting threads, keep to "
+       "functions that share no locks with them, or use context = spawn or forkserver where supports() lists them.");
+}
+
+void warn_of_tight_limit(const settings& limits) {
+  if (!limits.given().warnings || !limits.memory()) return;
+  if (limits.given().measure != memory_measure::address_space) return;
+  const std::uint64_t mapped = platform::mapped_bytes();
+  if (*limits.memory() > mapped) return;
+  warn(fmt::format("the memory limit of {} ({} bytes) is not above the {} ({} bytes) of address space that the "
+                   "process has mapped already; it is set all the same.",
+                   to_string(memory_size(*limits.memory())), *limits.memory(), to_string(memory_size(mapped)), mapped));
+}
+
+std::optional<nanoseconds> tighter(std::optional<nanoseconds> a, std::optional<nanoseconds> b) {
+  if (!a || !b) return a ? a : b;
+  return std::min(*a, *b);
+}
+
+usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall) {
+  usage used = status.usage;
+  if (!status.usage_known) {
+    used.user_time = nanoseconds(region.user_ns.load());
+    used.system_time = nanoseconds(region.system_ns.load());
+    used.peak_memory = region.peak.load();
+    used.page_faults = region.page_faults.load();
+  }
+  // A forked child begins with its parent's peak. It has at least the page that it runs on.
+  constexpr std::uint64_t page = 4096;
+  const std::uint64_t first = region.first_peak.load();
+  used.peak_memory = used.peak_memory > first + page ? used.peak_memory - first : page;
+  used.wall_time = wall;
+  return used;
+}
+
+void note_child_claims(evidence& seen, const reply_region& region) {
+  seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
+  seen.failed_errno = region.failed_errno.load();
+  const std::uint32_t flags = region.crash_flags.load();
+  const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
+                                region.crash_signal.load() == static_cast<std::uint32_t>(seen.status);
+  seen.stack_overflow = about_this_death && (flags & crash_flag::stack_overflow) != 0;
+  seen.allocation_refused = about_this_death && (flags & crash_flag::allocation_refused) != 0;
+  seen.crash_address = region.crash_address.load();
+  if (seen.how == platform::exit_status::kind::unknown) {
+    if (region.exit_noted.load() == 1) {
+      seen.how = platform::exit_status::kind::exited;
+      seen.status = region.exit_code.load();
+    } else if (region.crash_signal.load() != 0) {
+      seen.how = platform::exit_status::kind::signalled;
+      seen.status = static_cast<int>(region.crash_signal.load());
+    }
+  }
+}
+
+raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, const child_task& task) {
+  raw_outcome out;
+  out.usage = seen.usage;
+  std::string detail;
+  std::optional<received_exception> received;
+  try {
+    input_archive in(bytes.data(), bytes.size(), bytes.begin());
+    if (seen.reply == reply_kind::exception) {
+      received = read_exception(in);
+      seen.bad_alloc = received->allocation_failed;
+      detail = fmt::format("{}: {}", received->info.type_name, received->info.message);
+    } else if (seen.reply == reply_kind::unsendable) {
+      in(detail);
+      in.expect_end();
+    }
+  } catch (const std::exception& e) {
+    seen.reply_well_formed = false;
+    seen.reply = reply_kind::none;
+    detail = e.what();
+  }
+
+  out.verdict = judge(seen);
+  if (out.verdict == verdict::returned) {
+    out.explanation = explain(out.verdict, seen, "the call", {});
+    out.reply = std::move(bytes);
+    return out;
+  }
+  const std::string call = task.describe();
+  if (out.verdict == verdict::raised && received) {
+    if (auto wrapped = apply_wrapping(limits, *received, call, seen)) {
+      out.verdict = wrapped->verdict;
+      out.error = wrapped->error;
+    } else {
+      out.error = received->error;
+    }
+    out.explanation = explain(verdict::raised, seen, call, detail);
+    return out;
+  }
+  out.explanation = explain(out.verdict, seen, call, detail);
+  out.error = exception_for(out.verdict, seen, call, out.explanation);
+  return out;
+}
+
+raw_outcome failed_to_start(const child_task& task, const char* stage, int error) {
+  raw_outcome out;
+  out.verdict = verdict::start_failed;
+  const std::error_code code(error, std::system_category());
+  out.explanation = fmt::format("{} could not be started: {}: {}", task.describe(), stage, code.message());
+  out.error = std::make_exception_ptr(StartException(stage, code));
+  return out;
+}
+
+raw_outcome run(const settings& limits, child_task& task) {
+  prepare_for_children();
+  warn_of_threads(limits);
+  warn_of_tight_limit(limits);
+
+  const reply_region_owner region;
+  platform::doorbell bell;
+  if (!bell) return failed_to_start(task, "make a doorbell", errno);
+  platform::interruptible_call interrupts(bell, limits.given().forceful_keyboard_interrupt);
+  std::atomic<bool> cancelled{false};
+  const std::stop_callback on_stop(limits.given().stop, [&] {
+    cancelled.store(true);
+    platform::doorbell::raise(bell.descriptor());
+  });
+  const held_mark mark(limits.given().terminate_child_processes);
+
+  platform::child_plan plan;
+  plan.limits = &limits;
+  plan.region = &region.get();
+  plan.mark = mark.get();
+  plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
+  plan.doorbell = bell.descriptor();
+  platform::flush_stdio();
+  plan.started = clock::now();
+
+  auto forked = platform::fork_child(plan);
+  if (forked.where == platform::fork_result::side::child) run_in_child(task, region.get(), bell.descriptor());
+  if (forked.where == platform::fork_result::side::failed) return failed_to_start(task, "fork", forked.error);
+
+  evidence seen;
+  seen.memory_limit = limits.memory();
+  seen.cpu_limit = plan.cpu_limit;
+  seen.wall_limit = limits.wall_time();
+
+  supervised_call call(limits, plan, std::move(forked.child), region.get(), bell);
+  seen.cause = call.watch(interrupts, cancelled);
+  const platform::exit_status status = call.end();
+  const nanoseconds wall = clock::now() - plan.started;
+
+  seen.how = status.how;
+  seen.status = status.value;
+  seen.memory_seen = call.memory_seen();
+  seen.interrupt_forwarded = call.interrupt_forwarded();
+  seen.usage = usage_of(status, region.get(), wall);
+  note_child_claims(seen, region.get());
+  auto reply = call.reply();
+  seen.reply_well_formed = reply.well_formed;
+  seen.reply = reply.kind;
+  return conclude(limits, seen, std::move(reply.bytes), task);
+}
+
+}  // namespace
+
+raw_outcome execute(const settings& limits, child_task& task) {
+  raw_outcome out = run(limits, task);
+  platform::take_pending_default_action();
+  return out;
+}
+
+void mark_undecodable(raw_outcome& raw, const std::string& why) {
+  raw.verdict = verdict::protocol_error;
+  raw.explanation = fmt::format("what came from the call is no value of its type: {}", why);
+  raw.error = std::make_exception_ptr(SerializationException(raw.explanation));
+}
+
+}  // namespace pynisher::detail
