@@ -28,3 +28,11 @@ if(TARGET cereal::cereal)
 else()
   set(pynisher_cereal cereal)
 endif()
+
+function(pynisher_need_for_tests found what apt dnf brew vcpkg)
+  if(NOT found)
+    message(FATAL_ERROR
+      "pynisher's tests and benchmarks need ${what}: apt install ${apt}, dnf install ${dnf}, brew install ${brew} or "
+      "vcpkg install ${vcpkg}. Or leave them out: -DPYNISHER_BUILD_TESTING=OFF -DPYNISHER_BUILD_BENCHMARKS=OFF")
+  endif()
+endfunction()

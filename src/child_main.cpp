@@ -132,6 +132,11 @@ void on_exit_called(int code, void* /*unused*/) {
   end_and_leave(code);
 }
 
+/// `quick_exit` does not tell its code and flushes nothing; what the call started still goes.
+void on_quick_exit_called() {
+  if (is_the_child()) platform::end_tree_in_child();
+}
+
 /// An exception that leaves a `noexcept` function or a thread.
 [[noreturn]] void on_terminate() {
   if (is_the_child()) {
@@ -168,6 +173,7 @@ void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept
   call.replying_thread.store(0);
   call.terminate_before = std::set_terminate(on_terminate);
   ::on_exit(on_exit_called, nullptr);
+  ::at_quick_exit(on_quick_exit_called);
 
   try {
     task.run(archive);

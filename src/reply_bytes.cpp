@@ -1,11 +1,21 @@
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #include <utility>
 
 #include <pynisher/detail/execute.hpp>
 
+#include "platform/contract.hpp"
+
 namespace pynisher::detail {
+
+namespace {
+
+/// Up to here a reply lives on the heap.
+constexpr std::size_t small_reply = std::size_t{1} << 20;
+
+}  // namespace
 
 reply_bytes::reply_bytes(reply_bytes&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)),
@@ -24,18 +34,37 @@ reply_bytes& reply_bytes::operator=(reply_bytes&& other) noexcept {
   return *this;
 }
 
-reply_bytes::~reply_bytes() { std::free(memory_); }
+reply_bytes::~reply_bytes() { release(); }
+
+void reply_bytes::release() noexcept {
+  if (capacity_ > small_reply) {
+    platform::release_memory(memory_, capacity_);
+  } else {
+    std::free(memory_);
+  }
+}
+
+void reply_bytes::move_to_capacity(std::size_t wanted) {
+  std::byte* larger = nullptr;
+  if (wanted <= small_reply) {
+    larger = static_cast<std::byte*>(std::malloc(wanted));
+  } else {
+    // Address space costs nothing until it is touched, and moving huge pages costs more than filling them: so a large
+    // block is made far too large, where that is allowed, and hardly ever moves.
+    for (std::size_t generous = 64 * wanted; larger == nullptr && generous >= wanted; generous /= 2) {
+      larger = platform::reserve_memory(generous);
+      if (larger != nullptr) wanted = generous;
+    }
+  }
+  if (larger == nullptr) throw std::bad_alloc();
+  if (size_ > 0) std::memcpy(larger, memory_, size_);
+  release();
+  memory_ = larger;
+  capacity_ = wanted;
+}
 
 std::byte* reply_bytes::grow(std::size_t size) {
-  if (size > capacity_ - size_) {
-    // realloc moves pages instead of bytes where the block is large.
-    const std::size_t wanted = std::max(size_ + size, 2 * capacity_);
-    auto* larger = static_cast<std::byte*>(std::realloc(memory_, wanted));
-    if (larger == nullptr) throw std::bad_alloc();
-    memory_ = larger;
-    expect_large_block(memory_, wanted);
-    capacity_ = wanted;
-  }
+  if (size > capacity_ - size_) move_to_capacity(std::max(size_ + size, 2 * capacity_));
   return memory_ + std::exchange(size_, size_ + size);
 }
 

@@ -45,7 +45,7 @@ const char* to_string(start_stage stage) {
 // --- child ------------------------------------------------------------------------------------------------
 
 byte_sink::window reply_writer::window_at_end() const {
-  const std::uint64_t consumed = region_.consumed.load(std::memory_order_acquire);
+  const std::uint64_t consumed = region_.consumed.load();
   const std::uint64_t free = reply_region::ring_size - (published_ - consumed);
   const std::uint64_t at = published_ % reply_region::ring_size;
   const std::uint64_t length =
@@ -62,20 +62,30 @@ byte_sink::window reply_writer::first() {
 void reply_writer::publish(const std::byte* filled_to) {
   published_ += static_cast<std::uint64_t>(filled_to - window_begin_);
   window_begin_ += filled_to - window_begin_;
-  region_.written.store(published_, std::memory_order_release);
+  region_.written.store(published_);
+}
+
+void reply_writer::ring_if_awaited() {
+  if (region_.parent_waits.exchange(0) == 1) platform::doorbell::raise(doorbell_);
 }
 
 byte_sink::window reply_writer::next(std::byte* filled_to) {
   publish(filled_to);
-  platform::doorbell::raise(doorbell_);
+  ring_if_awaited();
   for (;;) {
-    const std::uint32_t seen = region_.room_bell.load(std::memory_order_acquire);
-    const window fresh = window_at_end();
+    const std::uint32_t seen = region_.room_bell.load();
+    window fresh = window_at_end();
+    if (fresh.begin == fresh.end) {
+      region_.child_waits.store(1);
+      fresh = window_at_end();
+      if (fresh.begin == fresh.end) platform::wait_for_change(region_.room_bell, seen);
+      region_.child_waits.store(0);
+      fresh = window_at_end();
+    }
     if (fresh.begin != fresh.end) {
       window_begin_ = fresh.begin;
       return fresh;
     }
-    platform::wait_for_change(region_.room_bell, seen);
   }
 }
 
@@ -84,8 +94,8 @@ void reply_writer::commit(reply_kind kind, std::uint64_t begin, const output_arc
   region_.kind.store(static_cast<std::uint32_t>(kind), std::memory_order_relaxed);
   region_.begin.store(begin, std::memory_order_relaxed);
   region_.end.store(archive.position(), std::memory_order_relaxed);
-  region_.committed.store(1, std::memory_order_release);
-  if (archive.position() >= worth_ringing) platform::doorbell::raise(doorbell_);
+  region_.committed.store(1);
+  if (archive.position() >= worth_ringing) ring_if_awaited();
 }
 
 void reply_writer::commit_without_bytes(reply_kind kind) {
@@ -97,26 +107,46 @@ void reply_writer::commit_without_bytes(reply_kind kind) {
 
 // --- parent -----------------------------------------------------------------------------------------------
 
-reply_reader::state reply_reader::take() {
-  if (state_ != state::fine) return state_;
-  const std::uint64_t written = region_.written.load(std::memory_order_acquire);
-  if (written < taken_ || written - taken_ > reply_region::ring_size) return state_ = state::lies;
-  if (written > largest_) return state_ = state::too_large;
-  if (written == taken_) return state_;
-
-  std::uint64_t left = written - taken_;
-  std::byte* to = bytes_.grow(static_cast<std::size_t>(left));
-  while (left > 0) {
-    const std::uint64_t at = taken_ % reply_region::ring_size;
-    const std::uint64_t piece = std::min(left, reply_region::ring_size - at);
-    std::memcpy(to, region_.ring() + at, static_cast<std::size_t>(piece));
-    to += piece;
-    left -= piece;
-    taken_ += piece;
+bool reply_reader::take_some() {
+  const std::uint64_t written = region_.written.load();
+  if (written == taken_) return false;
+  if (written < taken_ || written - taken_ > reply_region::ring_size) {
+    state_ = state::lies;
+    return false;
   }
-  region_.consumed.store(taken_, std::memory_order_release);
-  region_.room_bell.fetch_add(1, std::memory_order_release);
-  if (taken_ > reply_region::window_size) platform::wake_waiters(region_.room_bell);
+  if (written > largest_) {
+    state_ = state::too_large;
+    return false;
+  }
+  // A window at a time, so that the child has room again while this copies.
+  const std::uint64_t at = taken_ % reply_region::ring_size;
+  const auto piece = static_cast<std::size_t>(
+      std::min({written - taken_, reply_region::ring_size - at, std::uint64_t{reply_region::window_size}}));
+  std::memcpy(bytes_.grow(piece), region_.ring() + at, piece);
+  taken_ += piece;
+  region_.consumed.store(taken_);
+  region_.room_bell.fetch_add(1);
+  if (region_.child_waits.load() == 1) platform::wake_waiters(region_.room_bell);
+  return true;
+}
+
+/// In the middle of a large reply, a moment of looking is cheaper than going to sleep and being woken.
+bool reply_reader::more_comes_soon() const {
+  if (taken_ < reply_region::window_size || complete()) return false;
+  const auto until = platform::clock::now() + std::chrono::microseconds(50);
+  while (platform::clock::now() < until) {
+    if (region_.written.load() != taken_ || complete()) return region_.written.load() != taken_;
+  }
+  return false;
+}
+
+reply_reader::state reply_reader::take() {
+  while (state_ == state::fine) {
+    if (take_some() || more_comes_soon()) continue;
+    // Asked for the bell, and looked once more: either there is something now, or the bell will ring.
+    region_.parent_waits.store(1);
+    if (state_ != state::fine || region_.written.load() == taken_) break;
+  }
   return state_;
 }
 

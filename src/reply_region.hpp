@@ -36,7 +36,9 @@ struct reply_region {
   // The reply.
   std::atomic<std::uint64_t> written;
   std::atomic<std::uint64_t> consumed;
-  std::atomic<std::uint32_t> room_bell;  ///< changes when there is room again
+  std::atomic<std::uint32_t> room_bell;       ///< changes when there is room again
+  std::atomic<std::uint32_t> child_waits;     ///< for the room bell
+  std::atomic<std::uint32_t> parent_waits;    ///< for the doorbell; otherwise it looks by itself
   std::atomic<std::uint32_t> committed;
   std::atomic<std::uint32_t> kind;
   std::atomic<std::uint64_t> begin;  ///< the reply's first byte; earlier ones belong to an attempt given up
@@ -115,6 +117,7 @@ class reply_writer final : public byte_sink {
  private:
   [[nodiscard]] window window_at_end() const;
   void publish(const std::byte* filled_to);
+  void ring_if_awaited();
 
   reply_region& region_;
   int doorbell_;
@@ -128,7 +131,7 @@ class reply_reader {
   reply_reader(reply_region& region, std::uint64_t largest) : region_(region), largest_(largest) {}
 
   enum class state : std::uint8_t { fine, lies, too_large };
-  /// Takes what there is. After anything but `fine` the reply is worth nothing. Throws `std::bad_alloc`.
+  /// Takes what there is, and what comes meanwhile; afterwards the doorbell is rung for more. After anything but `fine` the reply is worth nothing. Throws `std::bad_alloc`.
   state take();
   [[nodiscard]] bool complete() const;
 
@@ -141,6 +144,9 @@ class reply_reader {
   reply finish();
 
  private:
+  bool take_some();
+  [[nodiscard]] bool more_comes_soon() const;
+
   reply_region& region_;
   std::uint64_t largest_;
   std::uint64_t taken_ = 0;

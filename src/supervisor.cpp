@@ -321,6 +321,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   plan.mark = mark.get();
   plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
   plan.doorbell = bell.descriptor();
+  region.get().parent_waits.store(1);
   platform::flush_stdio();
   plan.started = clock::now();
 

@@ -48,15 +48,10 @@ using how = platform::exit_status::kind;
 
 bool killed_by(const evidence& seen, int signal) { return seen.how == how::signalled && seen.status == signal; }
 
-/// A CPU guard inside of the child was faster than the parent.
+/// The kernel's own guard was faster than the parent.
 bool reached_cpu_limit(const evidence& seen) {
   return seen.cpu_limit && (killed_by(seen, SIGKILL) || killed_by(seen, SIGXCPU)) &&
          seen.usage.cpu_time() >= *seen.cpu_limit;
-}
-
-/// So was the wall clock guard.
-bool reached_wall_limit(const evidence& seen) {
-  return seen.wall_limit && killed_by(seen, SIGKILL) && seen.usage.wall_time >= *seen.wall_limit;
 }
 
 /// A crash right after a refused allocation, in code that did not look.
@@ -112,11 +107,7 @@ std::string memory_evidence(const evidence& seen) {
 
 std::string cpu_evidence(const evidence& seen) {
   return seen.cause == ended_for::cpu_time ? "seen by the parent on the child's CPU clock"
-                                           : "killed by its own CPU timer";
-}
-
-std::string wall_evidence(const evidence& seen) {
-  return seen.cause == ended_for::wall_time ? "by the parent's monotonic clock" : "killed by its own monotonic timer";
+                                           : "killed by the kernel (RLIMIT_CPU)";
 }
 
 }  // namespace
@@ -144,7 +135,6 @@ verdict judge(const evidence& seen) {
   }
   if (!seen.reply_well_formed) return verdict::protocol_error;
   if (reached_cpu_limit(seen)) return verdict::cpu_timeout;
-  if (reached_wall_limit(seen)) return verdict::wall_timeout;
   if (crashed_for_want_of_memory(seen)) return verdict::memory_limit;
   if (interrupted_as_told(seen)) return verdict::cancelled;
   return seen.how == how::signalled ? verdict::signalled : verdict::exited;
@@ -157,8 +147,8 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
     case verdict::raised:
       return fmt::format("{} threw {}", call, detail.empty() ? "std::bad_alloc" : detail);
     case verdict::wall_timeout:
-      return fmt::format("{} reached its wall time limit of {}: ended after {}, {}", call,
-                         to_string(*seen.wall_limit), to_string(seen.usage.wall_time), wall_evidence(seen));
+      return fmt::format("{} reached its wall time limit of {}: ended after {}, by the parent's monotonic clock",
+                         call, to_string(*seen.wall_limit), to_string(seen.usage.wall_time));
     case verdict::cpu_timeout:
       return fmt::format("{} reached its CPU time limit of {}: ended after {} of CPU time, {}", call,
                          to_string(*seen.cpu_limit), to_string(seen.usage.cpu_time()), cpu_evidence(seen));

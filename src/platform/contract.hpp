@@ -33,6 +33,9 @@ std::uint64_t mapped_bytes();
 bool has_several_threads();
 /// Asks for huge pages under a block that is about to be filled. Best effort.
 void advise_huge_pages(void* data, std::size_t size) noexcept;
+/// Address space that becomes memory page by page, in huge pages where there are any; null: refused.
+std::byte* reserve_memory(std::size_t size) noexcept;
+void release_memory(std::byte* data, std::size_t size) noexcept;
 /// Bytes of memory that this machine has.
 std::uint64_t physical_memory();
 

@@ -53,6 +53,9 @@ class reply_bytes {
   [[nodiscard]] std::size_t begin() const { return begin_; }
 
  private:
+  void move_to_capacity(std::size_t wanted);
+  void release() noexcept;
+
   std::byte* memory_ = nullptr;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;

@@ -109,7 +109,7 @@ void drop_privilege() noexcept {
 
 // --- crashes ---------------------------------------------------------------------------------------------------
 
-constexpr int crash_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGTRAP};
+constexpr int crash_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGTRAP, SIGFPE, SIGSYS};
 struct sigaction before_crash[NSIG];
 alignas(16) char crash_stack[64 * 1024];
 
@@ -169,11 +169,12 @@ void watch_for_crashes() noexcept {
 
 // --- limits ----------------------------------------------------------------------------------------------------
 
-/// A kernel timer that kills; the parent watches the same limit, since a function may find and delete timers.
-long kill_by_timer(clockid_t clock, std::chrono::nanoseconds after) noexcept {
+/// A kernel timer that freezes the child, whatever it does with signals, so that the parent finds it and its tree as
+/// they were at the limit. The parent watches the limit as well, since a function may find and delete timers.
+long freeze_by_timer(clockid_t clock, std::chrono::nanoseconds after) noexcept {
   sigevent event{};
   event.sigev_notify = SIGEV_SIGNAL;
-  event.sigev_signo = SIGKILL;
+  event.sigev_signo = SIGSTOP;
   int timer = 0;
   if (const long failed = raw::call(SYS_timer_create, clock, &event, &timer); failed < 0) return failed;
   const auto count = std::max<std::int64_t>(after.count(), 1);
@@ -184,13 +185,13 @@ long kill_by_timer(clockid_t clock, std::chrono::nanoseconds after) noexcept {
 }
 
 void limit_cpu(std::chrono::nanoseconds limit) noexcept {
-  must(start_stage::cpu_limit, kill_by_timer(CLOCK_PROCESS_CPUTIME_ID, limit));
+  must(start_stage::cpu_limit, freeze_by_timer(CLOCK_PROCESS_CPUTIME_ID, limit));
   const auto whole_seconds = static_cast<std::uint64_t>(limit.count() / 1'000'000'000) + 2;
   must(start_stage::cpu_limit, tighten(RLIMIT_CPU, whole_seconds));
 }
 
 void limit_wall(clock::time_point deadline) noexcept {
-  must(start_stage::wall_limit, kill_by_timer(CLOCK_MONOTONIC, deadline - clock::now() + belt_delay));
+  must(start_stage::wall_limit, freeze_by_timer(CLOCK_MONOTONIC, deadline - clock::now() + belt_delay));
 }
 
 /// Private memory as RLIMIT_DATA counts it, in bytes. /proc adds the main stack to it; what that has at least is

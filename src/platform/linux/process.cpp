@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,8 +14,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 #include <utility>
 
+#include "../../fork_safe_mutex.hpp"
 #include "../contract.hpp"
 #include "raw_syscall.hpp"
 #include "tree.hpp"
@@ -79,6 +82,30 @@ void await_standstill(pid_t pid, int pidfd) {
     raw::call(SYS_nanosleep, &pause, nullptr);
   }
 }
+
+/// While one exists, orphans come to this process and not to init, which reaps when it pleases. Held only while a
+/// call's frozen tree is being killed, so that hardly anybody else's orphan can come along.
+class orphans_come_here {
+ public:
+  orphans_come_here() {
+    const std::lock_guard lock(mutex);
+    if (holders++ == 0) {
+      ::prctl(PR_GET_CHILD_SUBREAPER, &set_by_application);
+      ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+    }
+  }
+  ~orphans_come_here() {
+    const std::lock_guard lock(mutex);
+    if (--holders == 0) ::prctl(PR_SET_CHILD_SUBREAPER, set_by_application);
+  }
+  orphans_come_here(const orphans_come_here&) = delete;
+  orphans_come_here& operator=(const orphans_come_here&) = delete;
+
+ private:
+  static inline detail::fork_safe_mutex mutex;
+  static inline int holders = 0;
+  static inline int set_by_application = 0;
+};
 
 }  // namespace
 
@@ -194,13 +221,18 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   const auto has_ended = [&] { return !pidfd_ || ::poll(&ended, 1, 0) > 0; };
 
   bool tree_gone = !whole_tree;
+  std::optional<orphans_come_here> adoption;
   if (!has_ended()) {
     if (whole_tree) {
       // Standing still it makes no new children and, being their reaper, gets those whose parents are killed:
       // when it has none alive, there are none.
       send(SIGSTOP);
       await_standstill(pid_, pidfd_.get());
-      while (kill_descendants(pid_) > 0) {
+      tree_gone = kill_descendants(pid_) == 0;
+      if (!tree_gone) {
+        adoption.emplace();
+        while (kill_descendants(pid_) > 0) {
+        }
       }
     }
     send(SIGKILL);
