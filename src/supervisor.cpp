@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include <pynisher/detail/execute.hpp>
+#include <pynisher/exception_registry.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/format.hpp>
 
@@ -247,6 +248,16 @@ void note_child_claims(evidence& seen, const reply_region& region) {
   }
 }
 
+/// What a child meant that had no memory left to pack it.
+received_exception unpacked_bad_alloc() {
+  received_exception received;
+  received.info.type_name = received.info.message = "std::bad_alloc";
+  received.info.formatted = "std::bad_alloc [there was no memory left to say more]";
+  received.error = make_arrived<std::bad_alloc>(std::bad_alloc(), received.info, nullptr);
+  received.allocation_failed = true;
+  return received;
+}
+
 raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, const child_task& task) {
   raw_outcome out;
   out.usage = seen.usage;
@@ -258,6 +269,9 @@ raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, 
       received = read_exception(in);
       seen.bad_alloc = received->allocation_failed;
       detail = fmt::format("{}: {}", received->info.type_name, received->info.message);
+    } else if (seen.reply == reply_kind::out_of_memory) {
+      received = unpacked_bad_alloc();
+      detail = received->info.message;
     } else if (seen.reply == reply_kind::unsendable) {
       in(detail);
       in.expect_end();
@@ -299,7 +313,16 @@ raw_outcome failed_to_start(const child_task& task, const char* stage, int error
   return out;
 }
 
+raw_outcome cancelled_before_start(const child_task& task) {
+  raw_outcome out;
+  out.verdict = verdict::cancelled;
+  out.explanation = fmt::format("{} was cancelled before it began", task.describe());
+  out.error = std::make_exception_ptr(CancelledException(out.explanation));
+  return out;
+}
+
 raw_outcome run(const settings& limits, child_task& task) {
+  if (limits.given().stop.stop_requested()) return cancelled_before_start(task);
   prepare_for_children();
   warn_of_threads(limits);
   warn_of_tight_limit(limits);

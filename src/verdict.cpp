@@ -145,7 +145,7 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
     case verdict::returned:
       return fmt::format("{} returned after {}", call, to_string(seen.usage.wall_time));
     case verdict::raised:
-      return fmt::format("{} threw {}", call, detail.empty() ? "std::bad_alloc" : detail);
+      return fmt::format("{} threw {}", call, detail);
     case verdict::wall_timeout:
       return fmt::format("{} reached its wall time limit of {}: ended after {}, by the parent's monotonic clock",
                          call, to_string(*seen.wall_limit), to_string(seen.usage.wall_time));
@@ -193,7 +193,7 @@ std::exception_ptr exception_for(verdict decided, const evidence& seen, const st
     case verdict::returned:
       return nullptr;
     case verdict::raised:
-      return std::make_exception_ptr(std::bad_alloc());
+      break;
     case verdict::wall_timeout:
       return std::make_exception_ptr(WallTimeoutException(text, *seen.wall_limit, used.wall_time, call, used));
     case verdict::cpu_timeout:

@@ -243,7 +243,7 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   forget_calls_in_flight(plan.doorbell);
   if (!limits.given().name.empty()) show_as(limits.given().name);
   watch_for_crashes();
-  drop_privilege();
+  if (limits.memory() || plan.cpu_limit) drop_privilege();
 
   rusage at_start{};
   raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
@@ -258,7 +258,7 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
 
 void end_tree_in_child() noexcept {
   if (!surrounding.ends_descendants) return;
-  end_own_descendants();
+  if (!end_own_descendants()) return;
   // Another thread might start something yet, so that only a single one can say that nothing is left. For a single
   // thread this unshares nothing; for one of many it is refused.
   if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);

@@ -231,8 +231,10 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
       tree_gone = kill_descendants(pid_) == 0;
       if (!tree_gone) {
         adoption.emplace();
-        while (kill_descendants(pid_) > 0) {
-        }
+        // Signals take a moment; one in an uninterruptible sleep takes until that is over.
+        constexpr timespec moment{0, 20'000};
+        do raw::call(SYS_nanosleep, &moment, nullptr);
+        while (kill_descendants(pid_) > 0);
       }
     }
     send(SIGKILL);

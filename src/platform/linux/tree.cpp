@@ -199,8 +199,8 @@ int kill_below(pid_t pid, int depth) noexcept {
   int alive = 0;
   for_each_child(pid, [&](pid_t child) {
     if (is_dead(state_of(child))) return;
-    ++alive;
-    raw::call(SYS_kill, child, SIGKILL);
+    // One that may not be killed (a set-user-ID program) is nobody to wait for.
+    if (raw::call(SYS_kill, child, SIGKILL) == 0) ++alive;
     if (depth > 0) alive += kill_below(child, depth - 1);
   });
   return alive;
@@ -262,8 +262,7 @@ void kill_marked(const call_mark& mark) noexcept {
     bool found = false;
     const bool readable = for_each_number("/proc", [&](pid_t pid) {
       if (!carries(pid, mark) || is_dead(state_of(pid))) return;
-      found = true;
-      raw::call(SYS_kill, pid, SIGKILL);
+      if (raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
     });
     if (!readable) return;
     quiet_rounds = found ? 0 : quiet_rounds + 1;
@@ -282,20 +281,23 @@ void kill_marked(const call_mark& mark) noexcept {
   }
 }
 
-void end_own_descendants() noexcept {
+bool end_own_descendants() noexcept {
   // This process is the reaper of its descendants: whoever loses its parent becomes a child of this one, and when
   // there are no children there is nobody left.
-  if (has_no_children()) return;
+  if (has_no_children()) return true;
   const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
-  for (;;) {
-    kill_descendants(self);
+  constexpr int patience = 500;
+  for (int idle_rounds = 0; idle_rounds < patience; ++idle_rounds) {
+    if (kill_descendants(self) > 0) idle_rounds = 0;
     for (;;) {
       const long reaped = raw::call(SYS_wait4, -1, nullptr, WNOHANG | __WALL, nullptr);
-      if (reaped == -ECHILD) return;
+      if (reaped == -ECHILD) return true;
       if (reaped <= 0) break;
+      idle_rounds = 0;
     }
     yield_for(20'000);
   }
+  return false;
 }
 
 }  // namespace pynisher::platform

@@ -25,7 +25,7 @@ int kill_descendants(pid_t pid) noexcept;
 /// Kills all processes that carry the mark, again and again until none is left alive, and sees them reaped.
 void kill_marked(const call_mark& mark) noexcept;
 
-/// Ends and reaps all descendants of this process, which must be their reaper.
-void end_own_descendants() noexcept;
+/// Ends and reaps all descendants of this process, which must be their reaper. False: some may not be killed.
+bool end_own_descendants() noexcept;
 
 }  // namespace pynisher::platform
