@@ -1,4 +1,4 @@
-# Everything the library needs, found and never fetched. Used by the build and by the installed package.
+# Everything the library needs, found and never fetched.
 
 # A message with the command that helps, instead of a search path.
 function(pynisher_need found what)
@@ -14,6 +14,10 @@ endfunction()
 
 find_package(Threads REQUIRED)
 
+# Boost's own package file, where CMake no longer brings one.
+if(POLICY CMP0167)
+  cmake_policy(SET CMP0167 NEW)
+endif()
 find_package(Boost 1.81 QUIET)
 pynisher_need("${Boost_FOUND}" "Boost 1.81 or later")
 
@@ -22,11 +26,10 @@ pynisher_need("${fmt_FOUND}" "fmt")
 
 find_package(cereal QUIET)
 pynisher_need("${cereal_FOUND}" "cereal")
-# Its target has been called both.
-if(TARGET cereal::cereal)
-  set(pynisher_cereal cereal::cereal)
-else()
-  set(pynisher_cereal cereal)
+# Older copies have the target without the namespace.
+if(TARGET cereal AND NOT TARGET cereal::cereal)
+  add_library(cereal::cereal INTERFACE IMPORTED)
+  set_target_properties(cereal::cereal PROPERTIES INTERFACE_LINK_LIBRARIES cereal)
 endif()
 
 function(pynisher_need_for_tests found what apt dnf brew vcpkg)
