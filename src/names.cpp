@@ -1,7 +1,6 @@
 // Names of types and functions, as their source writes them.
 
 #include <cxxabi.h>
-#include <dlfcn.h>
 
 #include <cstdlib>
 #include <memory>
@@ -11,6 +10,8 @@
 
 #include <pynisher/detail/callable.hpp>
 #include <pynisher/options.hpp>
+
+#include "platform/contract.hpp"
 
 namespace pynisher::detail {
 
@@ -28,12 +29,11 @@ std::string demangled(const char* mangled) {
 std::string demangled_name(const std::type_info& type) { return demangled(type.name()); }
 
 std::string function_name(const void* address) {
-  Dl_info info{};
-  if (dladdr(address, &info) != 0 && info.dli_sname != nullptr && info.dli_saddr == address) {
-    std::string name = demangled(info.dli_sname);
-    return name.substr(0, name.find('('));
-  }
-  return fmt::format("function at {}", address);
+  const std::string symbol = platform::symbol_at(address);
+  if (symbol.empty()) return fmt::format("function at {}", address);
+  // Without the parameters: the call shows its arguments.
+  const std::string name = demangled(symbol.c_str());
+  return name.substr(0, name.find('('));
 }
 
 std::string quoted(std::string_view text) {

@@ -31,6 +31,8 @@ std::string why_not(feature what);
 std::uint64_t mapped_bytes();
 /// True if this process has more than one thread.
 bool has_several_threads();
+/// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.
+std::string symbol_at(const void* address);
 /// Asks for huge pages under a block that is about to be filled. Best effort.
 void advise_huge_pages(void* data, std::size_t size) noexcept;
 /// Address space that becomes memory page by page, in huge pages where there are any; null: refused.
