@@ -36,7 +36,7 @@ std::string function_name(const void* address) {
   return name.substr(0, name.find('('));
 }
 
-std::string quoted(std::string_view text) {
+std::string text_in_quotes(std::string_view text) {
   constexpr std::size_t shown = 60;
   return text.size() <= shown ? fmt::format("\"{}\"", text)
                               : fmt::format("\"{}...\" ({} bytes)", text.substr(0, shown), text.size());

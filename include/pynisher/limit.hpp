@@ -229,14 +229,15 @@ auto make_limited(F&& fn, options&& wanted) {
   static_assert(!std::is_same_v<signature_of_t<Callable>, generic_signature> || std::is_class_v<Callable> ||
                     std::is_member_pointer_v<Callable> || std::is_function_v<std::remove_pointer_t<Callable>>,
                 "pynisher: limit() needs something that can be called.");
-  if constexpr (requires { fn == nullptr; }) {
-    if (fn == nullptr) throw std::invalid_argument("fn: an empty function cannot be called");
+  Callable callable(std::forward<F>(fn));
+  if constexpr (may_be_empty<Callable>) {
+    if (callable == nullptr) throw std::invalid_argument("fn: an empty function cannot be called");
   }
   using Signature = signature_of_t<Callable>;
   if constexpr (!std::is_same_v<Signature, generic_signature>) {
     check_result_type<std::remove_cvref_t<typename std::function<Signature>::result_type>>();
   }
-  return Limited<Callable, Signature>(std::forward<F>(fn), validate(std::move(wanted)));
+  return Limited<Callable, Signature>(std::move(callable), validate(std::move(wanted)));
 }
 
 }  // namespace detail

@@ -57,13 +57,20 @@ template <class F>
   requires requires { &F::operator(); }
 struct signature_of<F> : member_call<decltype(&F::operator())> {};
 
+/// Function pointers, member pointers, `std::function` and its like: they may hold nothing.
+template <class F>
+concept may_be_empty = std::is_pointer_v<F> || std::is_member_pointer_v<F> ||
+                       (std::is_class_v<F> && std::is_assignable_v<F&, std::nullptr_t> && requires(const F& fn) {
+                         fn == nullptr;
+                       });
+
 /// `R(A...)` where `F` can be called in just one way, else `generic_signature`.
 template <class F>
 using signature_of_t = typename signature_of<F>::type;
 
 /// The function's name as the linker knows it, or its address.
 std::string function_name(const void* address);
-std::string quoted(std::string_view text);
+std::string text_in_quotes(std::string_view text);
 
 template <class F>
 std::string callable_name(const F& fn) {
@@ -81,7 +88,7 @@ std::string argument_text(const T& value) {
   } else if constexpr (std::is_arithmetic_v<T>) {
     return std::to_string(value);
   } else if constexpr (std::is_convertible_v<const T&, std::string_view> && !std::is_pointer_v<T>) {
-    return quoted(value);
+    return text_in_quotes(value);
   } else {
     return "<" + demangled_name(typeid(T)) + ">";
   }
@@ -92,7 +99,7 @@ std::string call_text(const F& fn, const Arguments& arguments) {
   std::string text = callable_name(fn) + "(";
   std::apply(
       [&text](const auto&... argument) {
-        const char* separator = "";
+        [[maybe_unused]] const char* separator = "";
         ((text += separator, text += argument_text(argument), separator = ", "), ...);
       },
       arguments);
