@@ -1,0 +1,1 @@
+#include <pynisher/units.hpp>

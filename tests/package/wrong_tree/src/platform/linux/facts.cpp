@@ -1,0 +1,2 @@
+#ifdef __linux__  // allowed here
+#endif

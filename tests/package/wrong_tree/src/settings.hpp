@@ -1,0 +1,4 @@
+#if defined(_WIN32)
+#endif
+#ifdef __linux__
+#endif

@@ -1,0 +1,3 @@
+#include <boost/interprocess/mapped_region.hpp>
+
+#include "absent.hpp"
