@@ -1,17 +1,27 @@
 #include "fork_safe_mutex.hpp"
 
-#include <pthread.h>
-
 namespace pynisher::detail {
 
 struct fork_safe_mutexes {
   static inline constinit fork_safe_mutex* first = nullptr;
 
+  // A thread that forks while it holds one keeps it, on both sides of the fork.
+  static inline thread_local fork_safe_mutex* held = nullptr;
+
   static void lock_all() {
-    for (auto* m = first; m != nullptr; m = m->next_) m->lock();
+    held = nullptr;
+    for (auto* m = first; m != nullptr; m = m->next_) {
+      if (::pthread_equal(m->owner_.load(std::memory_order_relaxed), ::pthread_self()) != 0) {
+        held = m;
+      } else {
+        m->lock();
+      }
+    }
   }
   static void unlock_all() {
-    for (auto* m = first; m != nullptr; m = m->next_) m->unlock();
+    for (auto* m = first; m != nullptr; m = m->next_) {
+      if (m != held) m->unlock();
+    }
   }
 };
 

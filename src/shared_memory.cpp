@@ -5,6 +5,7 @@
 
 #include <new>
 
+#include "platform/contract.hpp"
 #include "reply_region.hpp"
 
 namespace pynisher::detail {
@@ -28,7 +29,9 @@ boost::interprocess::mapped_region map_anonymous(std::size_t size) {
 reply_region_owner::reply_region_owner()
     : mapping_(new mapping{map_anonymous(reply_region::size)}),
       // Fresh pages are zero, and zero is where every counter and note begins.
-      region_(static_cast<reply_region*>(mapping_->region.get_address())) {}
+      region_(static_cast<reply_region*>(mapping_->region.get_address())) {
+  platform::keep_from_children(region_, reply_region::size);
+}
 
 reply_region_owner::~reply_region_owner() = default;
 

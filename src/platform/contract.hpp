@@ -134,6 +134,7 @@ struct fork_result {
 };
 
 /// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`.
+/// The plan's region is the only one that the child gets.
 fork_result fork_child(const child_plan& plan);
 
 /// In the child: everything from the death with the parent to the limits. On failure the stage and error
@@ -152,6 +153,9 @@ void release_mark(const call_mark& mark);
 
 /// CPU time that the limited call in which this process runs has left; empty outside of one.
 std::optional<std::chrono::nanoseconds> outer_cpu_left();
+
+/// Keeps shared memory out of the children of other calls, which could forge replies in it.
+void keep_from_children(void* data, std::size_t size) noexcept;
 
 // --- waiting in shared memory -----------------------------------------------------------------------------
 

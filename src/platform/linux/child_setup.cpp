@@ -38,6 +38,7 @@ struct kernel_rlimit {
 
 /// Set once per child; what crash handlers and nested calls need to know of the call around them.
 struct {
+  long pid = 0;
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;
   std::optional<std::chrono::nanoseconds> cpu_limit;
@@ -133,21 +134,28 @@ bool is_stack_overflow(int signal, const siginfo_t& info, const void* context) {
   return sp != 0 && address + below >= sp && address <= sp + above;
 }
 
-/// Notes what the kernel does not tell a parent, ends what the call started, and lets the crash go on.
-void note_crash(int signal, siginfo_t* info, void* context) {
-  const int last_error = errno;
+void write_crash_note(int signal, const siginfo_t& info, const void* context, int last_error) {
   detail::reply_region& region = *surrounding.region;
   std::uint32_t flags = 0;
-  if (is_stack_overflow(signal, *info, context)) {
+  if (is_stack_overflow(signal, info, context)) {
     flags |= detail::crash_flag::stack_overflow;
   } else if (last_error == ENOMEM) {
     // What malloc and mmap leave behind when they are refused; cleared when the function began.
     flags |= detail::crash_flag::allocation_refused;
   }
-  region.crash_address.store(reinterpret_cast<std::uintptr_t>(info->si_addr));
+  region.crash_address.store(reinterpret_cast<std::uintptr_t>(info.si_addr));
   region.crash_flags.store(flags);
   region.crash_signal.store(static_cast<std::uint32_t>(signal));
-  end_tree_in_child();
+}
+
+/// Notes what the kernel does not tell a parent, ends what the call started, and lets the crash go on.
+void note_crash(int signal, siginfo_t* info, void* context) {
+  const int last_error = errno;
+  // What the function forks has inherited this handler, but not the region.
+  if (raw::call(SYS_getpid) == surrounding.pid) {
+    write_crash_note(signal, *info, context, last_error);
+    end_tree_in_child();
+  }
   ::sigaction(signal, &before_crash[signal], nullptr);
   // A fault happens again by itself when this returns; what was sent has to be sent again.
   if (info->si_code <= 0) {
@@ -234,7 +242,7 @@ void limit_memory(const detail::settings& limits) noexcept {
 
 void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   const detail::settings& limits = *plan.limits;
-  surrounding = {plan.region, limits.given().terminate_child_processes, plan.cpu_limit};
+  surrounding = {raw::call(SYS_getpid), plan.region, limits.given().terminate_child_processes, plan.cpu_limit};
 
   die_with_parent(parent);
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);

@@ -15,13 +15,12 @@
 #include <sys/single_threaded.h>
 #endif
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PYNISHER_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define PYNISHER_SANITIZED 1
-#endif
-#endif
+// There in programs that were built with a sanitizer, however this library was built.
+extern "C" {
+[[gnu::weak]] void __asan_init();
+[[gnu::weak]] void __tsan_init();
+[[gnu::weak]] void __msan_init();
+}
 
 namespace pynisher::platform {
 
@@ -49,11 +48,8 @@ std::string why_no_children_files() {
 }
 
 std::string why_no_memory_limit() {
-#ifdef PYNISHER_SANITIZED
-  return "a sanitizer reserves terabytes of address space and counts as private memory itself";
-#else
-  return {};
-#endif
+  if (__asan_init == nullptr && __tsan_init == nullptr && __msan_init == nullptr) return {};
+  return "the program runs under a sanitizer, which reserves terabytes of address space for itself";
 }
 
 std::string first_of(std::string a, std::string b) { return a.empty() ? std::move(b) : std::move(a); }

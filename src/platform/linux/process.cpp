@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -135,6 +136,33 @@ void doorbell::clear() noexcept {
 
 // --- fork ---------------------------------------------------------------------------------------------------
 
+void keep_from_children(void* data, std::size_t size) noexcept { ::madvise(data, size, MADV_DONTFORK); }
+
+namespace {
+
+/// While one exists, the next fork takes the region along, and no other thread starts a child.
+class region_for_child {
+ public:
+  explicit region_for_child(detail::reply_region& region) : lock_(mutex), region_(region) {
+    ::madvise(&region_, detail::reply_region::size, MADV_DOFORK);
+  }
+  ~region_for_child() { keep_from_children(&region_, detail::reply_region::size); }
+  region_for_child(const region_for_child&) = delete;
+  region_for_child& operator=(const region_for_child&) = delete;
+
+ private:
+  static inline detail::fork_safe_mutex mutex;
+  std::lock_guard<detail::fork_safe_mutex> lock_;
+  detail::reply_region& region_;
+};
+
+pid_t fork_with(detail::reply_region& region) {
+  const region_for_child shared(region);
+  return ::fork();
+}
+
+}  // namespace
+
 fork_result fork_child(const child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
   sigset_t all, before;
@@ -142,7 +170,7 @@ fork_result fork_child(const child_plan& plan) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
 
   const pid_t parent = ::getpid();
-  const pid_t pid = ::fork();
+  const pid_t pid = fork_with(*plan.region);
   if (pid == 0) {
     set_up_child(plan, parent);
     raw::call(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, 8);
