@@ -168,15 +168,17 @@ inline void touch_memory_noexcept() noexcept { touch_memory_forever(); }
 
 /// SIGSEGV at a null pointer.
 inline void write_to_null() {
-  // A volatile pointer, so that the compiler cannot know.
-  int* volatile nowhere = nullptr;
+  // Volatile twice, so that the compiler neither knows the address nor drops the write.
+  volatile int* volatile nowhere = nullptr;
   *nowhere = 1;
 }
 
 /// SIGFPE.
 inline int divide_by_zero() {
   volatile int zero = 0;
-  return 1 / zero;
+  // Volatile as well: a quotient that nobody uses is not computed.
+  volatile int quotient = 1 / zero;
+  return quotient;
 }
 
 /// Runaway recursion: SIGSEGV at the end of the stack.

@@ -1,0 +1,181 @@
+// The wall limit holds whatever the function does, until its result has arrived.
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/outcomes.hpp"
+#include "support/scenarios.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using pynisher::limit;
+using pynisher::SignalException;
+using pynisher::verdict;
+using pynisher::WallTimeoutException;
+using support::EndedAs;
+using support::FailedWith;
+using support::sleep_forever;
+
+class WallLimit : public support::per_start_method {
+ protected:
+  template <class F>
+  static void expect_ended(F fn, std::chrono::milliseconds wall = 60ms) {
+    const auto ended = limit(fn, with({.wall_time = wall})).try_call();
+    EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
+    EXPECT_THAT(ended, FailedWith<WallTimeoutException>([&](const auto& e) {
+                  EXPECT_EQ(e.limit(), wall);
+                  EXPECT_GE(e.measured(), wall);
+                }));
+    EXPECT_GE(ended.usage().wall_time, wall);
+  }
+};
+FOR_EACH_START_METHOD(WallLimit);
+
+TEST_P(WallLimit, EndsACallThatSleeps) { expect_ended(sleep_forever); }
+TEST_P(WallLimit, EndsACallThatSpins) { expect_ended(support::spin_forever); }
+TEST_P(WallLimit, HoldsFromOneMillisecondOn) {
+  for (const auto wall : {1ms, 2ms, 13ms}) expect_ended(sleep_forever, wall);
+}
+
+TEST_P(WallLimit, DoesNotEndACallThatStaysBelowIt) {
+  const auto call = limit(
+      [] {
+        std::this_thread::sleep_for(20ms);
+        return 1;
+      },
+      with({.wall_time = 60s}));
+  EXPECT_EQ(call(), 1);
+}
+
+TEST_P(WallLimit, HoldsWhenSigtermIsIgnored) {
+  expect_ended([] {
+    support::ignore_sigterm();
+    sleep_forever();
+  });
+}
+
+TEST_P(WallLimit, HoldsWhenEverySignalIsIgnoredAndBlocked) {
+  expect_ended([] {
+    for (int signal = 1; signal < NSIG; ++signal) support::ignore(signal);
+    support::block_all_signals();
+    sleep_forever();
+  });
+}
+
+TEST_P(WallLimit, HoldsWhenEveryTimerIsDeleted) {
+  expect_ended([] {
+    for (int timer = 0; timer < 64; ++timer) ::syscall(SYS_timer_delete, timer);
+    sleep_forever();
+  });
+}
+
+TEST_P(WallLimit, HoldsWhenTheChildIsFrozen) {
+  expect_ended([] {
+    support::signal_self(SIGSTOP);
+    sleep_forever();
+  });
+}
+
+TEST_P(WallLimit, HoldsWhenTheFirstThreadHasLeft) {
+  expect_ended([] {
+    std::thread(sleep_forever).detach();
+    // Ends the thread and not the process.
+    ::syscall(SYS_exit, 0);
+  });
+}
+
+TEST_P(WallLimit, TheCallSaysWhatItWas) {
+  const auto ended =
+      limit([](int, const std::string&) { sleep_forever(); }, with({.wall_time = 20ms})).try_call(3, "some text");
+  EXPECT_THAT(ended, FailedWith<WallTimeoutException>(
+                         [](const auto& e) { EXPECT_THAT(e.call(), ::testing::HasSubstr("3, \"some text\"")); }));
+}
+
+// --- sending ---------------------------------------------------------------------------------------------------------
+
+/// 300 MiB of numbers, with something happening when half of them have been packed.
+template <void (*Happening)()>
+struct interrupted_result {
+  std::vector<std::uint64_t> half;
+
+  template <class Archive>
+  void save(Archive& ar) const {
+    ar(half);
+    Happening();
+    ar(half);
+  }
+  template <class Archive>
+  void load(Archive& ar) {
+    ar(half);
+    ar(half);
+  }
+};
+
+template <void (*Happening)()>
+interrupted_result<Happening> make_interrupted() {
+  return {std::vector<std::uint64_t>(150 * support::MiB / sizeof(std::uint64_t), 1)};
+}
+
+void freeze() { support::signal_self(SIGSTOP); }
+void die() { support::signal_self(SIGKILL); }
+void crash() { support::write_to_null(); }
+void leave() { ::_exit(5); }
+void nothing() {}
+
+class Sending : public support::per_start_method {};
+FOR_EACH_START_METHOD(Sending);
+
+TEST_P(Sending, ArrivesWhenNothingHappens) {
+  const auto value = limit(make_interrupted<nothing>, with({.wall_time = 100s}))();
+  EXPECT_EQ(value.half.size(), 150 * support::MiB / sizeof(std::uint64_t));
+}
+
+TEST_P(Sending, FrozenHalfWayEndsAtTheWallLimit) {
+  EXPECT_THAT(limit(make_interrupted<freeze>, with({.wall_time = 2s})).try_call(), EndedAs(verdict::wall_timeout));
+}
+
+TEST_P(Sending, KilledHalfWayEndsTheCall) {
+  EXPECT_THAT(limit(make_interrupted<die>, unlimited()).try_call(),
+              FailedWith<SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGKILL); }));
+}
+
+TEST_P(Sending, CrashedHalfWayEndsTheCall) {
+  SKIP_UNDER_SANITIZER("it turns crashes into reports and exits");
+  EXPECT_THAT(limit(make_interrupted<crash>, unlimited()).try_call(),
+              FailedWith<SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGSEGV); }));
+}
+
+TEST_P(Sending, ExitedHalfWayEndsTheCall) {
+  EXPECT_THAT(limit(make_interrupted<leave>, unlimited()).try_call(),
+              FailedWith<pynisher::ExitException>([](const auto& e) { EXPECT_EQ(e.exit_code(), 5); }));
+}
+
+void throw_runtime_error() { throw std::runtime_error("cannot be packed"); }
+
+TEST_P(Sending, AnExceptionHalfWayArrives) {
+  EXPECT_THAT(limit(make_interrupted<throw_runtime_error>, unlimited()).try_call(),
+              support::RaisedAs<std::runtime_error>("cannot be packed"));
+}
+
+TEST_P(Sending, AShortResultFrozenBeforeItIsSentEndsAtTheWallLimit) {
+  const auto ended =
+      limit([] { return interrupted_result<freeze>{std::vector<std::uint64_t>(3)}; }, with({.wall_time = 60ms}))
+          .try_call();
+  EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
+}
+
+}  // namespace
