@@ -1,0 +1,95 @@
+// A call of a function that does nothing, against F.
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <sys/mman.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "floors.hpp"
+#include "row.hpp"
+
+namespace pynisher_benchmark {
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace pynisher::literals;
+
+std::uint64_t answer() { return 42; }
+
+pynisher::options all_limits() { return {.memory = 500_MiB, .cpu_time = 30s, .wall_time = 1min, .warnings = false}; }
+
+figures against_bare_fork(benchmark::State& state, const pynisher::options& limits) {
+  const auto limited = pynisher::limit(answer, limits);
+  return interleaved(
+      state, [] { return timed(bare_fork_call); },
+      [&] { return timed([&] { expect(limited() == 42, "a wrong answer"); }); });
+}
+
+/// Memory that this process holds, in small pages, as long as this lives.
+class ballast {
+ public:
+  explicit ballast(std::size_t size)
+      : size_(size),
+        memory_(size == 0 ? nullptr : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
+    expect(memory_ != MAP_FAILED, "no memory for the ballast");
+    if (size == 0) return;
+    madvise(memory_, size, MADV_NOHUGEPAGE);
+    auto* bytes = static_cast<volatile char*>(memory_);
+    for (std::size_t i = 0; i < size; i += 4096) bytes[i] = 1;
+  }
+  ~ballast() {
+    if (size_ > 0) munmap(memory_, size_);
+  }
+  ballast(const ballast&) = delete;
+  ballast& operator=(const ballast&) = delete;
+
+ private:
+  std::size_t size_;
+  void* memory_;
+};
+
+row under_ballast(const std::string& name, std::size_t mebibytes, std::int64_t rounds) {
+  return {.name = "rss/" + name,
+          .what = "no-op call, limits set, caller holds " + name,
+          .rounds = rounds,
+          .measure = [mebibytes](benchmark::State& state) {
+            const ballast held(mebibytes << 20);
+            return against_bare_fork(state, all_limits());
+          }};
+}
+
+row with_limits(const std::string& name, const std::string& what, const pynisher::options& limits) {
+  return {.name = "fresh/" + name,
+          .what = "no-op call, " + what,
+          .bar = 1.15,
+          .stretch = 0.95,
+          .rounds = 3000,
+          .smoke_rounds = 20,
+          .measure = [limits](benchmark::State& state) { return against_bare_fork(state, limits); }};
+}
+
+}  // namespace
+
+std::vector<row> fresh_call_rows() {
+  pynisher::options in_address_space = all_limits();
+  in_address_space.measure = pynisher::memory_measure::address_space;
+  pynisher::options leaving_the_tree = all_limits();
+  leaving_the_tree.terminate_child_processes = false;
+  return {
+      with_limits("limits", "wall + cpu + memory limits set", all_limits()),
+      with_limits("address_space", "the same, memory as address space", in_address_space),
+      with_limits("leaving_tree", "the same, child processes are left alone", leaving_the_tree),
+      with_limits("bare", "no limits", {.warnings = false}),
+      under_ballast("0_MiB", 0, 1000),
+      under_ballast("256_MiB", 256, 40),
+      under_ballast("1_GiB", 1024, 15),
+  };
+}
+
+}  // namespace pynisher_benchmark
