@@ -143,7 +143,8 @@ void write_crash_note(int signal, const siginfo_t& info, const void* context, in
     // What malloc and mmap leave behind when they are refused; cleared when the function began.
     flags |= detail::crash_flag::allocation_refused;
   }
-  region.crash_address.store(reinterpret_cast<std::uintptr_t>(info.si_addr));
+  // Only a fault has an address; a signal that was sent has its sender there.
+  if (info.si_code > 0) region.crash_address.store(reinterpret_cast<std::uintptr_t>(info.si_addr));
   region.crash_flags.store(flags);
   region.crash_signal.store(static_cast<std::uint32_t>(signal));
 }
