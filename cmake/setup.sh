@@ -24,9 +24,10 @@ quietly() {
 # --- what is there ------------------------------------------------------------------------------------------
 
 compiler() {
-  for candidate in "${CXX:-}" c++ g++ clang++; do
+  if [ -n "${CXX:-}" ]; then set -- "$CXX"; else set -- c++ g++ clang++; fi
+  for candidate in "$@"; do
     # CXX may hold arguments.
-    if command -v ${candidate%% *} >/dev/null 2>&1; then
+    if command -v "${candidate%% *}" >/dev/null 2>&1; then
       echo "$candidate"
       return
     fi
