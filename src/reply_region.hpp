@@ -54,8 +54,7 @@ struct reply_region {
   std::atomic<std::uint32_t> exit_noted;
   std::atomic<std::int32_t> exit_code;
   std::atomic<std::uint32_t> orderly;        ///< what the child started is gone
-  std::atomic<std::uint64_t> first_peak;     ///< peak resident bytes when the function began: the parent's
-  std::atomic<std::uint64_t> private_limit;  ///< the limit on private memory that was set, absolute
+  std::atomic<std::uint64_t> first_peak;  ///< peak resident bytes when the function began: the parent's
 
   // Usage as the child saw it last; used only where the kernel's own count was taken by somebody else.
   std::atomic<std::uint64_t> user_ns;

@@ -43,6 +43,10 @@ nanoseconds until_it_may_be_used_up(double left, double rate, nanoseconds least,
   return std::clamp(soonest, least, most);
 }
 
+bool watches_growth(const settings& limits) {
+  return limits.memory() && limits.given().measure == memory_measure::growth;
+}
+
 /// Ends the child on every way out.
 class supervised_call {
  public:
@@ -111,7 +115,7 @@ class supervised_call {
 
   void schedule_first_looks() {
     if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
-    if (limits_.memory() && limits_.given().measure == memory_measure::growth) {
+    if (watches_growth(limits_)) {
       memory_look_ = plan_.started + memory_interval(*limits_.memory());
     }
     if (limits_.given().terminate_child_processes) watch_start_ = plan_.started + worth_a_death_watch;
@@ -145,8 +149,7 @@ class supervised_call {
 
   bool memory_used_up(clock::time_point now) {
     const std::uint64_t limit = *limits_.memory();
-    const std::uint64_t absolute = region_.private_limit.load();
-    const auto grown = child_.memory_growth(absolute > limit ? absolute - limit : 0);
+    const auto grown = child_.memory_growth(plan_.private_bytes);
     memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
     if (!grown || *grown <= limit) return false;
     memory_seen_ = *grown;
@@ -200,7 +203,7 @@ void warn_of_threads(const settings& limits) {
 void warn_of_tight_limit(const settings& limits) {
   if (!limits.given().warnings || !limits.memory()) return;
   if (limits.given().measure != memory_measure::address_space) return;
-  const std::uint64_t mapped = platform::mapped_bytes();
+  const std::uint64_t mapped = platform::mapped().address_space;
   if (*limits.memory() > mapped) return;
   warn(fmt::format("the memory limit of {} ({} bytes) is not above the {} ({} bytes) of address space that the "
                    "process has mapped already; it is set all the same.",
@@ -344,6 +347,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   plan.mark = mark.get();
   plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
   plan.doorbell = bell.descriptor();
+  if (watches_growth(limits)) plan.private_bytes = platform::mapped().private_writable;
   region.get().parent_waits.store(1);
   platform::flush_stdio();
   plan.started = clock::now();

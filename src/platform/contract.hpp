@@ -27,8 +27,12 @@ using clock = std::chrono::steady_clock;
 
 /// Why a feature is not to be had here; empty: it is. Thread-safe; probes once.
 std::string why_not(feature what);
-/// Address space that this process has mapped, in bytes; 0 if that cannot be told.
-std::uint64_t mapped_bytes();
+/// What this process has mapped, in bytes; zeros if that cannot be told.
+struct mapped_memory {
+  std::uint64_t address_space = 0;
+  std::uint64_t private_writable = 0;  ///< without the main stack
+};
+mapped_memory mapped();
 /// True if this process has more than one thread.
 bool has_several_threads();
 /// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.
@@ -95,6 +99,7 @@ struct child_plan {
   call_mark mark;
   clock::time_point started;
   std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
+  std::uint64_t private_bytes = 0;                    ///< private memory that the child starts with
   int doorbell = -1;
 };
 

@@ -5,7 +5,6 @@
 #include <linux/capability.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -203,40 +202,14 @@ void limit_wall(clock::time_point deadline) noexcept {
   must(start_stage::wall_limit, freeze_by_timer(CLOCK_MONOTONIC, deadline - clock::now() + belt_delay));
 }
 
-/// Private memory as RLIMIT_DATA counts it, in bytes. /proc adds the main stack to it; what that has at least is
-/// taken off again.
-long private_bytes() noexcept {
-  const long fd = raw::call(SYS_openat, AT_FDCWD, "/proc/self/statm", O_RDONLY, 0);
-  if (fd < 0) return fd;
-  char text[128];
-  const long got = raw::call(SYS_read, fd, text, sizeof text - 1);
-  raw::call(SYS_close, fd);
-  if (got <= 0) return got == 0 ? -EIO : got;
-  long fields[6] = {};
-  int field = 0;
-  for (long i = 0; i < got && field < 6; ++i) {
-    if (text[i] >= '0' && text[i] <= '9') {
-      fields[field] = fields[field] * 10 + (text[i] - '0');
-    } else {
-      ++field;
-    }
-  }
-  constexpr long smallest_stack = 132 << 10;
-  return std::max(fields[5] * static_cast<long>(::getauxval(AT_PAGESZ)) - smallest_stack, 0L);
-}
-
-void limit_memory(const detail::settings& limits) noexcept {
+void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   const std::uint64_t limit = *limits.memory();
   if (limits.given().measure == memory_measure::address_space) {
     // The reply's region is the library's, not the function's.
     must(start_stage::memory_limit, tighten(RLIMIT_AS, limit + detail::reply_region::size));
     return;
   }
-  const long held = private_bytes();
-  must(start_stage::memory_limit, held);
-  const std::uint64_t absolute = static_cast<std::uint64_t>(held) + limit;
-  surrounding.region->private_limit.store(absolute);
-  must(start_stage::memory_limit, tighten(RLIMIT_DATA, absolute));
+  must(start_stage::memory_limit, tighten(RLIMIT_DATA, held + limit));
 }
 
 }  // namespace
@@ -260,7 +233,7 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
 
   if (limits.wall_time()) limit_wall(plan.started + *limits.wall_time());
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
-  if (limits.memory()) limit_memory(limits);
+  if (limits.memory()) limit_memory(limits, plan.private_bytes);
   plan.region->running.store(1, std::memory_order_release);
   errno = 0;
 }

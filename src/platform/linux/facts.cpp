@@ -1,3 +1,4 @@
+#include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -93,14 +94,19 @@ std::string why_not(feature what) {
   return "no such feature";
 }
 
-std::uint64_t mapped_bytes() {
-  std::uint64_t pages = 0;
-  if (std::FILE* file = std::fopen("/proc/self/statm", "re")) {
-    unsigned long long read = 0;
-    if (std::fscanf(file, "%llu", &read) == 1) pages = read;
-    std::fclose(file);
-  }
-  return pages * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+mapped_memory mapped() {
+  const unique_fd file(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
+  char text[128];
+  const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+  if (got <= 0) return {};
+  text[got] = '\0';
+  unsigned long long total = 0, data = 0;
+  if (std::sscanf(text, "%llu %*u %*u %*u %*u %llu", &total, &data) != 2) return {};
+  const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  // The kernel adds the main stack, which no limit on private memory counts; what that has at least is taken off again.
+  constexpr std::uint64_t smallest_stack = 132 << 10;
+  const std::uint64_t private_and_stack = data * page;
+  return {total * page, private_and_stack > smallest_stack ? private_and_stack - smallest_stack : 0};
 }
 
 bool has_several_threads() {

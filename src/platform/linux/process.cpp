@@ -250,21 +250,21 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
 
   bool tree_gone = !whole_tree;
   std::optional<orphans_come_here> adoption;
-  if (!has_ended()) {
-    if (whole_tree) {
-      // Standing still it makes no new children and, being their reaper, gets those whose parents are killed:
-      // when it has none alive, there are none.
-      send(SIGSTOP);
-      await_standstill(pid_, pidfd_.get());
-      tree_gone = kill_descendants(pid_) == 0;
-      if (!tree_gone) {
-        adoption.emplace();
-        // Signals take a moment; one in an uninterruptible sleep takes until that is over.
-        constexpr timespec moment{0, 20'000};
-        do raw::call(SYS_nanosleep, &moment, nullptr);
-        while (kill_descendants(pid_) > 0);
-      }
+  if (whole_tree && !has_ended()) {
+    // Standing still it makes no new children and, being their reaper, gets those whose parents are killed: when it
+    // has none alive, and is alive itself, there are none.
+    send(SIGSTOP);
+    await_standstill(pid_, pidfd_.get());
+    if (kill_descendants(pid_) > 0) {
+      adoption.emplace();
+      // Signals take a moment; one in an uninterruptible sleep takes until that is over.
+      constexpr timespec moment{0, 20'000};
+      do raw::call(SYS_nanosleep, &moment, nullptr);
+      while (kill_descendants(pid_) > 0);
     }
+    tree_gone = !adoption && !has_ended();
+  }
+  if (!has_ended()) {
     send(SIGKILL);
   } else {
     tree_gone = tree_gone || region.orderly.load(std::memory_order_acquire) == 1;
