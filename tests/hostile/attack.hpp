@@ -1,0 +1,120 @@
+#pragma once
+
+// What attackers have in common: finding the library's things in their own process, and a victim that is looked
+// over afterwards.
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <initializer_list>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "reply_region.hpp"
+#include "support/helper_process.hpp"
+#include "support/outcomes.hpp"
+#include "support/processes.hpp"
+
+namespace hostile {
+
+using pynisher::detail::reply_region;
+
+/// In a limited function: the memory that it shares with its parent. It is told by its size from what a test shares.
+inline reply_region* find_region() {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    unsigned long begin = 0, end = 0;
+    char access[5] = {};
+    if (std::sscanf(line.c_str(), "%lx-%lx %4s", &begin, &end, access) != 3) continue;
+    if (std::string(access) == "rw-s" && end - begin == reply_region::size) {
+      return reinterpret_cast<reply_region*>(begin);
+    }
+  }
+  std::fprintf(stderr, "the attacker finds no shared region\n");
+  ::_exit(97);
+}
+
+inline std::string link_of(int fd) {
+  char target[256] = {};
+  const std::string path = "/proc/self/fd/" + std::to_string(fd);
+  return ::readlink(path.c_str(), target, sizeof target - 1) < 0 ? std::string() : std::string(target);
+}
+
+/// Open descriptors of this process, without the one that looks.
+inline std::vector<int> open_descriptors() {
+  std::vector<int> found;
+  DIR* directory = ::opendir("/proc/self/fd");
+  while (const dirent* entry = ::readdir(directory)) {
+    const int fd = std::atoi(entry->d_name);
+    if (entry->d_name[0] != '.' && fd != ::dirfd(directory)) found.push_back(fd);
+  }
+  ::closedir(directory);
+  return found;
+}
+
+/// The descriptors by which a child wakes its parent.
+inline std::vector<int> doorbells() {
+  std::vector<int> found;
+  for (const int fd : open_descriptors()) {
+    if (link_of(fd) == "anon_inode:[eventfd]") found.push_back(fd);
+  }
+  return found;
+}
+
+inline std::uint64_t resident_peak() {
+  rusage used{};
+  ::getrusage(RUSAGE_SELF, &used);
+  return static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
+}
+
+/// In a helper process that has been attacked: it goes on as before, and nothing is left over.
+inline void check_unharmed(std::size_t descriptors_before) {
+  HELPER_CHECK(pynisher::limit([] { return 42; })() == 42);
+  HELPER_CHECK(pynisher::limit([] { return std::string(3 << 20, 'x'); })().size() == std::size_t{3} << 20);
+  HELPER_CHECK(open_descriptors().size() == descriptors_before);
+  HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) == -1 && errno == ECHILD);
+}
+
+/// Runs `attack` in a helper process, which is to survive it, and says what happened.
+/// A parent that hangs is killed after half a minute: `signal` is SIGALRM then.
+template <class Attack>
+support::helper_result on_a_victim(Attack attack) {
+  return support::run_in_helper([attack] {
+    ::alarm(30);
+    const std::size_t before = open_descriptors().size();
+    attack();
+    check_unharmed(before);
+    return 0;
+  });
+}
+
+MATCHER(Survived, "survived unharmed") {
+  *result_listener << "which ended by " << arg;
+  return arg.exited && arg.code == 0;
+}
+
+/// Says which verdict it is not, since a helper process has no matchers.
+template <class R>
+void expect_verdict(const pynisher::outcome<R>& result, std::initializer_list<pynisher::verdict> allowed) {
+  if (std::find(allowed.begin(), allowed.end(), result.verdict()) != allowed.end()) return;
+  std::fprintf(stderr, "not among the verdicts that are allowed: %s: %s\n", pynisher::to_string(result.verdict()),
+               result.explain().c_str());
+  std::fflush(stderr);
+  ::_exit(99);
+}
+
+}  // namespace hostile
