@@ -37,7 +37,7 @@ class MemoryLimit : public support::per_start_method {
 
   template <class F>
   static void expect_limited(F fn, pynisher::memory_size memory = 64_MiB) {
-    const auto ended = limit(fn, with({.memory = memory, .wall_time = 50s})).try_call();
+    const auto ended = limit(fn, with({.memory = memory, .wall_time = 20s})).try_call();
     EXPECT_THAT(ended, EndedAs(verdict::memory_limit));
     EXPECT_THAT(ended, FailedWith<MemoryLimitException>([&](const auto& e) { EXPECT_EQ(e.limit(), memory); }));
   }

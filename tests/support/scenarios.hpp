@@ -176,8 +176,8 @@ inline void write_to_null() {
 /// SIGFPE.
 inline int divide_by_zero() {
   volatile int zero = 0;
-  // Volatile as well: a quotient that nobody uses is not computed.
-  volatile int quotient = 1 / zero;
+  // Volatile as well, since a quotient that nobody uses is not computed; nor is 1 / x ever divided.
+  volatile int quotient = 7 / zero;
   return quotient;
 }
 

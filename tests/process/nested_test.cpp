@@ -1,0 +1,224 @@
+// A limited call inside of a limited call: it can only be tighter, and what happens to it is told to the outside.
+
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/outcomes.hpp"
+#include "support/scenarios.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace pynisher::literals;
+using pynisher::limit;
+using pynisher::verdict;
+using support::EndedAs;
+using support::FailedWith;
+using support::MiB;
+using support::RaisedAs;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+class Nested : public support::per_start_method {};
+FOR_EACH_START_METHOD(Nested);
+
+TEST_P(Nested, ValuesComeBackThroughEveryLevel) {
+  const auto options = unlimited();
+  const auto call = limit(
+      [options](int n) {
+        return limit(
+            [options](int m) { return limit([](int k) { return std::to_string(k + 1); }, options)(m * 10) + "!"; },
+            options)(n + 5);
+      },
+      options);
+  EXPECT_EQ(call(1), "61!");
+}
+
+TEST_P(Nested, FiveLevelsDeep) {
+  struct tower {
+    pynisher::options options;
+    int operator()(int levels) const { return levels == 0 ? 1 : 1 + limit(*this, options)(levels - 1); }
+  };
+  EXPECT_EQ(limit(tower{unlimited()}, unlimited())(5), 6);
+}
+
+// --- tighter inside: the inner call breaks its limit, the outer one goes on
+// --------------------------------------------
+
+TEST_P(Nested, ATighterInnerLimitIsTheInnerCallsAffair) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto inner_wall = with({.wall_time = 40ms});
+  const auto inner_cpu = with({.cpu_time = 40ms});
+  const auto inner_memory = with({.memory = 30_MiB});
+  const auto call = limit(
+      [=] {
+        std::string log;
+        log += to_string(limit(support::sleep_forever, inner_wall).try_call().verdict());
+        log += " ";
+        log += to_string(limit(support::spin_forever, inner_cpu).try_call().verdict());
+        log += " ";
+        log += to_string(limit(support::touch_memory_forever, inner_memory).try_call().verdict());
+        return log;
+      },
+      with({.memory = 300_MiB, .cpu_time = 100s, .wall_time = 100s}));
+  EXPECT_EQ(call(), "wall_timeout cpu_timeout memory_limit");
+}
+
+// --- larger inside: it cannot loosen
+// ----------------------------------------------------------------------------------------
+
+TEST_P(Nested, ALargerInnerWallLimitDoesNotLoosenTheOuterOne) {
+  const auto inner = with({.wall_time = 100s});
+  const auto call = limit([=] { limit(support::sleep_forever, inner)(); }, with({.wall_time = 80ms}));
+  EXPECT_THAT(call.try_call(),
+              FailedWith<pynisher::WallTimeoutException>([](const auto& e) { EXPECT_EQ(e.limit(), 80ms); }));
+}
+
+TEST_P(Nested, ALargerInnerMemoryLimitDoesNotLoosenTheOuterOne) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto inner = with({.memory = 1_GiB});
+  const auto call = limit([=](std::size_t bytes) { return limit(support::touch_memory, inner)(bytes); },
+                          with({.memory = 64_MiB, .wall_time = 50s}));
+  EXPECT_EQ(call(40 * MiB), 40 * MiB);
+  EXPECT_THAT(call.try_call(100 * MiB), EndedAs(verdict::memory_limit));
+}
+
+TEST_P(Nested, AnInnerCallWithoutAMemoryLimitStaysInTheOuterOne) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto inner = unlimited();
+  const auto call =
+      limit([=] { limit(support::touch_memory_forever, inner)(); }, with({.memory = 64_MiB, .wall_time = 50s}));
+  EXPECT_THAT(call.try_call(), EndedAs(verdict::memory_limit));
+}
+
+TEST_P(Nested, ALargerInnerCpuLimitDoesNotLoosenTheOuterOne) {
+  const auto inner = with({.cpu_time = 100s});
+  const auto call = limit([=] { limit(support::spin_forever, inner)(); }, with({.cpu_time = 100ms, .wall_time = 50s}));
+  const auto ended = call.try_call();
+  EXPECT_THAT(ended, EndedAs(verdict::cpu_timeout));
+}
+
+TEST_P(Nested, AnInnerCallWithoutACpuLimitStaysInTheOuterOne) {
+  const auto inner = unlimited();
+  const auto call = limit([=] { limit(support::spin_forever, inner)(); }, with({.cpu_time = 100ms, .wall_time = 50s}));
+  EXPECT_THAT(call.try_call(), EndedAs(verdict::cpu_timeout));
+}
+
+// --- what arrives at the top
+// ---------------------------------------------------------------------------------------------------
+
+TEST_P(Nested, AnInnerWallTimeoutArrivesWithItsFields) {
+  const auto inner = with({.wall_time = 40ms});
+  EXPECT_THAT(limit([=] { limit(support::sleep_forever, inner)(); }, unlimited()).try_call(),
+              RaisedAs<pynisher::WallTimeoutException>([](const auto& e) {
+                EXPECT_EQ(e.limit(), 40ms);
+                EXPECT_GE(e.measured(), 40ms);
+                EXPECT_GE(e.usage().wall_time, 40ms);
+                EXPECT_THAT(e.call(), ::testing::HasSubstr("sleep_forever"));
+              }));
+}
+
+TEST_P(Nested, AnInnerCpuTimeoutArrivesWithItsFields) {
+  const auto inner = with({.cpu_time = 40ms});
+  EXPECT_THAT(limit([=] { limit(support::spin_forever, inner)(); }, unlimited()).try_call(),
+              RaisedAs<pynisher::CpuTimeoutException>([](const auto& e) {
+                EXPECT_EQ(e.limit(), 40ms);
+                EXPECT_GE(e.measured(), 40ms);
+                EXPECT_GE(e.usage().cpu_time(), 40ms);
+              }));
+}
+
+TEST_P(Nested, AnInnerMemoryLimitArrivesWithItsFields) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto inner = with({.memory = 30_MiB});
+  EXPECT_THAT(limit([=] { limit(support::touch_memory_forever, inner)(); }, unlimited()).try_call(),
+              RaisedAs<pynisher::MemoryLimitException>([](const auto& e) {
+                EXPECT_EQ(e.limit(), 30_MiB);
+                EXPECT_GT(e.measured().bytes(), 20 * MiB);
+              }));
+}
+
+TEST_P(Nested, AnInnerDeathArrivesWithItsNumber) {
+  const auto inner = unlimited();
+  EXPECT_THAT(limit([=] { limit(support::signal_self, inner)(SIGTERM); }, unlimited()).try_call(),
+              RaisedAs<pynisher::SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGTERM); }));
+  EXPECT_THAT(limit([=] { limit([] { ::_exit(23); }, inner)(); }, unlimited()).try_call(),
+              RaisedAs<pynisher::ExitException>([](const auto& e) { EXPECT_EQ(e.exit_code(), 23); }));
+}
+
+TEST_P(Nested, AnInnerExceptionArrivesAsThrown) {
+  const auto inner = unlimited();
+  EXPECT_THAT(limit([=] { limit([] { throw std::domain_error("deep"); }, inner)(); }, unlimited()).try_call(),
+              RaisedAs<std::domain_error>("deep"));
+}
+
+TEST_P(Nested, AnInnerLimitCaughtByTheFunctionIsItsOwnAffair) {
+  const auto inner = with({.wall_time = 30ms});
+  const auto call = limit(
+      [=] {
+        try {
+          limit(support::sleep_forever, inner)();
+        } catch (const pynisher::TimeoutException&) {
+          return std::string("caught");
+        }
+        return std::string("returned");
+      },
+      unlimited());
+  EXPECT_EQ(call(), "caught");
+}
+
+// --- leftovers
+// -----------------------------------------------------------------------------------------------------------------
+
+TEST_P(Nested, NothingOfAnInnerCallSurvivesTheOuterOne) {
+  SKIP_UNLESS_SUPPORTED("kill_tree");
+  support::process_log log;
+  const auto inner = unlimited();
+  const auto fn = [=](const std::string& list) {
+    limit(
+        [](const std::string& same_list) {
+          support::log_process(same_list.c_str());
+          support::double_fork_and_sleep(same_list);
+        },
+        inner)(list);
+  };
+  const auto ended = support::with_time_enough(
+      with({.wall_time = 100ms}), log, 2,
+      [&](const pynisher::options& enough) { return limit(fn, enough).try_call(log.path()); });
+  EXPECT_THAT(log.survivors(), IsEmpty());
+  EXPECT_THAT(log.pids(), SizeIs(2));
+  EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
+}
+
+TEST_P(Nested, AnInnerCallEndsOnlyItsOwnProcesses) {
+  SKIP_UNLESS_SUPPORTED("kill_tree");
+  const support::process_log of_outer, of_inner;
+  const auto inner = unlimited();
+  const auto call = limit(
+      [=](const std::string& outer_list, const std::string& inner_list) {
+        support::start_descendant(support::descendant::double_forked_in_own_session, outer_list);
+        limit(
+            [](const std::string& list) {
+              support::start_descendant(support::descendant::double_forked_in_own_session, list);
+            },
+            inner)(inner_list);
+        const bool outer_lives = !support::is_gone(support::logged_processes(outer_list).front());
+        const bool inner_is_gone = support::is_gone(support::logged_processes(inner_list).front());
+        return outer_lives && inner_is_gone;
+      },
+      unlimited());
+  EXPECT_TRUE(call(of_outer.path(), of_inner.path()));
+  EXPECT_THAT(of_outer.survivors(), IsEmpty());
+}
+
+}  // namespace
