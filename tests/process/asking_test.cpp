@@ -1,0 +1,233 @@
+// The forms in which a caller may ask: no_raise, try_call and its sentence, RESTRICTED, and giving up.
+
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <thread>
+#include <type_traits>
+#include <utility>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/helper_process.hpp"
+#include "support/outcomes.hpp"
+#include "support/scenarios.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace pynisher::literals;
+using pynisher::EMPTY;
+using pynisher::limit;
+using pynisher::verdict;
+using support::EndedAs;
+using support::FailedWith;
+using support::sleep_forever;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+int twice(int n) { return 2 * n; }
+int fail(int n) {
+  if (n == 1) throw std::runtime_error("one");
+  if (n == 2) ::_exit(3);
+  if (n == 3) support::signal_self(SIGKILL);
+  if (n == 4) sleep_forever();
+  return n;
+}
+
+// --- no_raise
+// -----------------------------------------------------------------------------------------------------------
+
+class NoRaise : public support::per_start_method {};
+FOR_EACH_START_METHOD(NoRaise);
+
+TEST_P(NoRaise, GivesTheValueOrNothing) {
+  const auto quiet = limit(fail, with({.wall_time = 80ms}), pynisher::no_raise);
+  static_assert(std::is_same_v<decltype(quiet(1)), std::optional<int>>);
+  for (int n = 1; n <= 4; ++n) EXPECT_TRUE(quiet(n) == EMPTY) << n;
+  const auto patient = limit(twice, unlimited(), pynisher::no_raise);
+  EXPECT_EQ(patient(5), 10);
+  EXPECT_TRUE(patient(5) != EMPTY);
+}
+
+TEST_P(NoRaise, GivesTrueOrFalseForFunctionsWithoutAValue) {
+  const auto quiet = limit(
+      [](bool fails) {
+        if (fails) throw 1;
+      },
+      unlimited(), pynisher::no_raise);
+  static_assert(std::is_same_v<decltype(quiet(true)), bool>);
+  EXPECT_TRUE(quiet(false));
+  EXPECT_FALSE(quiet(true));
+}
+
+TEST_P(NoRaise, StillTellsByTryCall) {
+  const auto quiet = limit(fail, with({.wall_time = 80ms}), pynisher::no_raise);
+  EXPECT_THAT(quiet.try_call(1), EndedAs(verdict::raised));
+  EXPECT_THAT(quiet.try_call(4), EndedAs(verdict::wall_timeout));
+}
+
+TEST_P(NoRaise, OptionsThatMakeNoSenseAreThrownAllTheSame) {
+  EXPECT_THROW((void)limit(twice, with({.wall_time = -1s}), pynisher::no_raise), std::invalid_argument);
+}
+
+// --- try_call
+// -----------------------------------------------------------------------------------------------------------
+
+class TryCall : public support::per_start_method {};
+FOR_EACH_START_METHOD(TryCall);
+
+TEST_P(TryCall, HoldsTheValue) {
+  auto ended = limit(twice, unlimited()).try_call(4);
+  static_assert(std::is_same_v<decltype(ended), pynisher::outcome<int>>);
+  EXPECT_TRUE(ended);
+  EXPECT_EQ(ended.value(), 8);
+  EXPECT_EQ(*ended, 8);
+  EXPECT_EQ(ended.value_or(1), 8);
+  EXPECT_EQ(ended.error(), nullptr);
+  EXPECT_FALSE(ended == EMPTY);
+}
+
+TEST_P(TryCall, HoldsWhyThereIsNone) {
+  auto ended = limit(fail, with({.wall_time = 50ms})).try_call(4);
+  EXPECT_FALSE(ended);
+  EXPECT_TRUE(ended == EMPTY);
+  EXPECT_EQ(ended.value_or(1), 1);
+  EXPECT_THROW(ended.value(), pynisher::WallTimeoutException);
+  EXPECT_THROW(*ended, pynisher::WallTimeoutException);
+}
+
+TEST_P(TryCall, DoesNotThrowForAnythingTheChildDoes) {
+  const auto call = limit(fail, with({.wall_time = 50ms}));
+  for (int n = 1; n <= 4; ++n) EXPECT_NO_THROW((void)call.try_call(n));
+}
+
+TEST_P(TryCall, ExplainsAWallTimeoutByLimitAndMeasurement) {
+  const auto ended = limit(sleep_forever, with({.wall_time = 120ms})).try_call();
+  EXPECT_THAT(ended.explain(), AllOf(HasSubstr("sleep_forever"), HasSubstr("wall"), HasSubstr("120 ms"),
+                                     HasSubstr(to_string(ended.usage().wall_time))));
+}
+
+TEST_P(TryCall, ExplainsACpuTimeoutByLimitAndMeasurement) {
+  const auto ended = limit(support::spin_forever, with({.cpu_time = 70ms})).try_call();
+  EXPECT_THAT(ended.explain(), AllOf(HasSubstr("spin_forever"), HasSubstr("CPU"), HasSubstr("70 ms"),
+                                     HasSubstr(to_string(ended.usage().cpu_time()))));
+}
+
+TEST_P(TryCall, ExplainsAMemoryLimitByLimitAndMeasurement) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto ended = limit(support::touch_memory_forever, with({.memory = 40_MiB})).try_call();
+  EXPECT_THAT(ended.explain(), AllOf(HasSubstr("touch_memory_forever"), HasSubstr("memory"), HasSubstr("40 MiB"),
+                                     HasSubstr(to_string(pynisher::memory_size(ended.usage().peak_memory)))));
+}
+
+TEST_P(TryCall, ExplainsDeathsByTheirNumber) {
+  EXPECT_THAT(limit(support::signal_self, unlimited()).try_call(SIGTERM).explain(), HasSubstr("SIGTERM"));
+  EXPECT_THAT(limit(support::end_by, unlimited()).try_call(support::ending::calls_exit).explain(), HasSubstr("code 3"));
+}
+
+TEST_P(TryCall, ExplainsAnExceptionByTypeAndText) {
+  EXPECT_THAT(limit(fail, unlimited()).try_call(1).explain(), AllOf(HasSubstr("std::runtime_error"), HasSubstr("one")));
+}
+
+int nameless(int n) {
+  if (n == 5) ::_exit(1);
+  return n;
+}
+
+TEST_P(TryCall, EveryTextSpeaksOfSomebody) {
+  // A function without a name that the linker knows is still called something.
+  const auto ended = limit(nameless, unlimited()).try_call(5);
+  EXPECT_THAT(ended.explain(), ::testing::Not(::testing::StartsWith("(")));
+}
+
+TEST_P(TryCall, IsWhatTheExceptionSays) {
+  const auto ended = limit(sleep_forever, with({.wall_time = 50ms})).try_call();
+  EXPECT_THAT(ended,
+              FailedWith<pynisher::WallTimeoutException>([&](const auto& e) { EXPECT_EQ(e.what(), ended.explain()); }));
+}
+
+// --- RESTRICTED
+// -----------------------------------------------------------------------------------------------------------
+
+const auto restricted_twice = RESTRICTED(.wall_time = 60s, .warnings = false) twice;
+const auto restricted_quiet = RESTRICTED_NO_RAISE(.wall_time = 50ms, .warnings = false) fail;
+
+TEST(Restricted, LimitsAtNamespaceScope) {
+  EXPECT_EQ(restricted_twice(21), 42);
+  EXPECT_EQ(restricted_quiet(4), std::nullopt);
+  EXPECT_EQ(restricted_quiet(7), 7);
+}
+
+TEST(Restricted, LimitsALambdaAtBlockScope) {
+  const auto sleeps = RESTRICTED(.wall_time = 40ms, .warnings = false)[] { sleep_forever(); };
+  EXPECT_THROW(sleeps(), pynisher::WallTimeoutException);
+}
+
+// --- giving up
+// --------------------------------------------------------------------------------------------------------------
+
+class Cancelling : public support::per_start_method {
+ protected:
+  void SetUp() override { SKIP_UNLESS_SUPPORTED("cancel"); }
+};
+FOR_EACH_START_METHOD(Cancelling);
+
+TEST_P(Cancelling, AStopThatWasRequestedBeforeEndsTheCall) {
+  std::stop_source source;
+  source.request_stop();
+  EXPECT_THAT(limit(sleep_forever, with({.stop = source.get_token()})).try_call(),
+              FailedWith<pynisher::CancelledException>());
+}
+
+TEST_P(Cancelling, AStopThatIsRequestedMeanwhileEndsTheCallAndItsTree) {
+  const support::process_log log;
+  const auto options = unlimited();
+  // In a process of its own, since the thread that requests would be the test program's for good.
+  const auto said = support::run_in_helper([&] {
+    std::stop_source source;
+    pynisher::options wanted = options;
+    wanted.stop = source.get_token();
+    std::jthread other([&] {
+      support::await_logged(log.path(), 1);
+      source.request_stop();
+    });
+    const auto ended = limit(support::double_fork_and_sleep, wanted).try_call(log.path());
+    HELPER_CHECK(ended.verdict() == verdict::cancelled);
+    HELPER_CHECK(log.survivors().empty());
+    HELPER_CHECK(!log.pids().empty());
+    try {
+      ended.value();
+    } catch (const pynisher::CancelledException&) {
+      return 0;
+    }
+    return 1;
+  });
+  EXPECT_EQ(said.code, 0) << said;
+}
+
+TEST_P(Cancelling, AStopAfterTheEndChangesNothing) {
+  std::stop_source source;
+  const auto call = limit(twice, with({.stop = source.get_token()}));
+  const auto ended = call.try_call(3);
+  source.request_stop();
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_EQ(*ended, 6);
+}
+
+TEST_P(Cancelling, IsNotARaiseForThoseWhoDoNotRaise) {
+  std::stop_source source;
+  source.request_stop();
+  const auto quiet = limit([] { sleep_forever(); }, with({.stop = source.get_token()}), pynisher::no_raise);
+  EXPECT_FALSE(quiet());
+}
+
+}  // namespace

@@ -1,0 +1,172 @@
+// What a call cost is what it cost, and not what its parent held.
+
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/outcomes.hpp"
+#include "support/scenarios.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using namespace pynisher::literals;
+using pynisher::limit;
+using pynisher::verdict;
+using support::EndedAs;
+using support::GiB;
+using support::held_memory;
+using support::MiB;
+using ::testing::AllOf;
+using ::testing::Ge;
+using ::testing::Le;
+
+class Usage : public support::per_start_method {};
+FOR_EACH_START_METHOD(Usage);
+
+void hold(std::size_t bytes) { const held_memory memory(bytes); }
+void hold_and_kill_itself(std::size_t bytes) {
+  const held_memory memory(bytes);
+  support::signal_self(SIGKILL);
+}
+void hold_and_sleep(std::size_t bytes) {
+  const held_memory memory(bytes);
+  support::sleep_forever();
+}
+void hold_and_throw(std::size_t bytes) {
+  const held_memory memory(bytes);
+  throw 5;
+}
+void do_nothing() {}
+
+const auto about_100_MiB = AllOf(Ge(80 * MiB), Le(130 * MiB));
+
+TEST_P(Usage, PeakMemoryIsTheChildsOwnUnderAParentOfAGibibyte) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  const held_memory of_the_parent(GiB);
+  const auto ended = limit(hold, unlimited()).try_call(100 * MiB);
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
+}
+
+TEST_P(Usage, PeakMemoryOfAnIdleCallUnderAParentOfAGibibyteIsSmall) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  const held_memory of_the_parent(GiB);
+  const auto ended = limit(do_nothing, unlimited()).try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_GT(ended.usage().peak_memory, 0u);
+  EXPECT_LE(ended.usage().peak_memory, 16 * MiB);
+}
+
+TEST_P(Usage, PeakMemoryIsTheChildsOwnAfterAParentWasLargerThanItIs) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  // What the parent's peak was, and what it holds now, are not the same; neither is the child's affair.
+  hold(600 * MiB);
+  const auto ended = limit(hold, unlimited()).try_call(100 * MiB);
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
+}
+
+TEST_P(Usage, PeakMemoryOfPagesThatWereTheParents) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  // Writing to a page that was the parent's makes a page of the child's own.
+  std::vector<char> of_the_parent(100 * MiB, 'p');
+  const auto call =
+      limit([&of_the_parent] { support::touch(of_the_parent.data(), of_the_parent.size()); }, unlimited());
+  const auto ended = call.try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_GE(ended.usage().page_faults, 50 * MiB / (2 * MiB));
+}
+
+TEST_P(Usage, PeakMemoryIsThereAfterEveryFailure) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  EXPECT_THAT(limit(hold_and_throw, unlimited()).try_call(100 * MiB).usage().peak_memory, about_100_MiB);
+  EXPECT_THAT(limit(hold_and_kill_itself, unlimited()).try_call(100 * MiB).usage().peak_memory, about_100_MiB);
+  const auto ended = limit(hold_and_sleep, with({.wall_time = 2s})).try_call(100 * MiB);
+  ASSERT_THAT(ended, EndedAs(verdict::wall_timeout));
+  EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
+}
+
+TEST_P(Usage, PeakMemoryOfACallThatReachedItsLimitIsNearTheLimit) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto ended = limit(support::touch_memory_forever, with({.memory = 100_MiB})).try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::memory_limit));
+  EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
+}
+
+TEST_P(Usage, CpuTimeIsWhatWasSpun) {
+  const auto ended = limit(support::spin_for, unlimited()).try_call(300ms);
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_GE(ended.usage().cpu_time(), 295ms);
+  // The loop asks the kernel for the time and does little else, in the child: not a whole second more.
+  EXPECT_LE(ended.usage().cpu_time(), 1300ms);
+  EXPECT_GE(ended.usage().wall_time, 295ms);
+}
+
+TEST_P(Usage, CpuTimeOfAllThreadsCounts) {
+  const auto ended = limit(
+                         [] {
+                           std::thread([] { support::spin_for(100ms); }).join();
+                           std::thread([] { support::spin_for(200ms); }).join();
+                         },
+                         unlimited())
+                         .try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_GE(ended.usage().cpu_time(), 195ms);
+}
+
+TEST_P(Usage, SleepingIsWallTimeAndNotCpuTime) {
+  const auto ended = limit([] { std::this_thread::sleep_for(200ms); }, unlimited()).try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::returned));
+  EXPECT_GE(ended.usage().wall_time, 200ms);
+  EXPECT_LT(ended.usage().cpu_time(), 100ms);
+}
+
+TEST_P(Usage, TimesAreThereAfterAFailure) {
+  const auto thrown = limit(
+                          [] {
+                            support::spin_for(60ms);
+                            throw 5;
+                          },
+                          unlimited())
+                          .try_call();
+  ASSERT_THAT(thrown, EndedAs(verdict::raised));
+  EXPECT_GE(thrown.usage().cpu_time(), 55ms);
+
+  const auto timed_out = limit(support::sleep_forever, with({.wall_time = 80ms})).try_call();
+  ASSERT_THAT(timed_out, EndedAs(verdict::wall_timeout));
+  EXPECT_GE(timed_out.usage().wall_time, 80ms);
+  EXPECT_LT(timed_out.usage().cpu_time(), 80ms);
+
+  const auto died = limit(
+                        [] {
+                          support::spin_for(60ms);
+                          support::signal_self(SIGKILL);
+                        },
+                        unlimited())
+                        .try_call();
+  ASSERT_THAT(died, EndedAs(verdict::signalled));
+  EXPECT_GE(died.usage().cpu_time(), 55ms);
+  EXPECT_GE(died.usage().wall_time, 55ms);
+  EXPECT_GT(died.usage().page_faults, 0u);
+}
+
+TEST_P(Usage, IsInTheLimitExceptionToo) {
+  try {
+    limit(support::spin_forever, with({.cpu_time = 60ms}))();
+    ADD_FAILURE();
+  } catch (const pynisher::CpuTimeoutException& e) {
+    EXPECT_GE(e.usage().cpu_time(), 60ms);
+    EXPECT_GT(e.usage().peak_memory, 0u);
+  }
+}
+
+}  // namespace
