@@ -155,7 +155,12 @@ int main(int argc, char** argv) {
       fmt::print("{}", help);
       return 0;
     }
-    return run(wanted);
+    const int code = run(wanted);
+    if (interrupted != 0) {
+      std::signal(SIGINT, SIG_DFL);
+      std::raise(SIGINT);
+    }
+    return code;
   } catch (const std::exception& e) {
     fmt::print(stderr, "inspect_files: {}\n", e.what());
     return 2;
