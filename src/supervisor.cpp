@@ -232,8 +232,12 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
 }
 
 void note_child_claims(evidence& seen, const reply_region& region) {
-  seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
-  seen.failed_errno = region.failed_errno.load();
+  // A set-up that fails exits before the function begins; a crash or a timeout is not explained away by claiming so.
+  if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
+      region.running.load() == 0) {
+    seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
+    seen.failed_errno = region.failed_errno.load();
+  }
   const std::uint32_t flags = region.crash_flags.load();
   const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
                                 region.crash_signal.load() == static_cast<std::uint32_t>(seen.status);
