@@ -113,20 +113,20 @@ TEST_P(TryCall, DoesNotThrowForAnythingTheChildDoes) {
 TEST_P(TryCall, ExplainsAWallTimeoutByLimitAndMeasurement) {
   const auto ended = limit(sleep_forever, with({.wall_time = 120ms})).try_call();
   EXPECT_THAT(ended.explain(), AllOf(HasSubstr("sleep_forever"), HasSubstr("wall"), HasSubstr("120 ms"),
-                                     HasSubstr(to_string(ended.usage().wall_time))));
+                                     HasSubstr(pynisher::to_string(ended.usage().wall_time))));
 }
 
 TEST_P(TryCall, ExplainsACpuTimeoutByLimitAndMeasurement) {
   const auto ended = limit(support::spin_forever, with({.cpu_time = 70ms})).try_call();
   EXPECT_THAT(ended.explain(), AllOf(HasSubstr("spin_forever"), HasSubstr("CPU"), HasSubstr("70 ms"),
-                                     HasSubstr(to_string(ended.usage().cpu_time()))));
+                                     HasSubstr(pynisher::to_string(ended.usage().cpu_time()))));
 }
 
 TEST_P(TryCall, ExplainsAMemoryLimitByLimitAndMeasurement) {
   SKIP_UNLESS_SUPPORTED("memory");
   const auto ended = limit(support::touch_memory_forever, with({.memory = 40_MiB})).try_call();
   EXPECT_THAT(ended.explain(), AllOf(HasSubstr("touch_memory_forever"), HasSubstr("memory"), HasSubstr("40 MiB"),
-                                     HasSubstr(to_string(pynisher::memory_size(ended.usage().peak_memory)))));
+                                     HasSubstr(pynisher::to_string(pynisher::memory_size(ended.usage().peak_memory)))));
 }
 
 TEST_P(TryCall, ExplainsDeathsByTheirNumber) {
