@@ -3,7 +3,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstddef>
-#include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -37,8 +37,9 @@ void hold_and_kill_itself(std::size_t bytes) {
   const held_memory memory(bytes);
   support::signal_self(SIGKILL);
 }
-void hold_and_sleep(std::size_t bytes) {
+void hold_and_sleep(std::size_t bytes, const std::string& log) {
   const held_memory memory(bytes);
+  support::log_process(log.c_str());
   support::sleep_forever();
 }
 void hold_and_throw(std::size_t bytes) {
@@ -90,7 +91,10 @@ TEST_P(Usage, PeakMemoryIsThereAfterEveryFailure) {
   SKIP_UNDER_SANITIZER("its shadow memory counts");
   EXPECT_THAT(limit(hold_and_throw, unlimited()).try_call(100 * MiB).usage().peak_memory, about_100_MiB);
   EXPECT_THAT(limit(hold_and_kill_itself, unlimited()).try_call(100 * MiB).usage().peak_memory, about_100_MiB);
-  const auto ended = limit(hold_and_sleep, with({.wall_time = 2s})).try_call(100 * MiB);
+  support::process_log log;
+  const auto ended = support::with_time_enough(with({.wall_time = 500ms}), log, 1, [&](const auto& enough) {
+    return limit(hold_and_sleep, enough).try_call(100 * MiB, log.path());
+  });
   ASSERT_THAT(ended, EndedAs(verdict::wall_timeout));
   EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
 }

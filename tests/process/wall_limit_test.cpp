@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -130,7 +131,12 @@ interrupted_result<Happening> make_interrupted() {
   return {std::vector<std::uint64_t>(150 * support::MiB / sizeof(std::uint64_t), 1)};
 }
 
-void freeze() { support::signal_self(SIGSTOP); }
+/// Environment variables reach the child of every start method.
+constexpr const char* frozen_log = "PYNISHER_TEST_FROZEN_LOG";
+void freeze() {
+  if (const char* log = std::getenv(frozen_log)) support::log_process(log);
+  support::signal_self(SIGSTOP);
+}
 void die() { support::signal_self(SIGKILL); }
 void crash() { support::write_to_null(); }
 void leave() { ::_exit(5); }
@@ -145,7 +151,14 @@ TEST_P(Sending, ArrivesWhenNothingHappens) {
 }
 
 TEST_P(Sending, FrozenHalfWayEndsAtTheWallLimit) {
-  EXPECT_THAT(limit(make_interrupted<freeze>, with({.wall_time = 2s})).try_call(), EndedAs(verdict::wall_timeout));
+  support::process_log log;
+  ::setenv(frozen_log, log.path().c_str(), 1);
+  const auto ended = support::with_time_enough(with({.wall_time = 500ms}), log, 1, [](const auto& enough) {
+    return limit(make_interrupted<freeze>, enough).try_call();
+  });
+  ::unsetenv(frozen_log);
+  EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
+  EXPECT_THAT(log.pids(), ::testing::SizeIs(1));
 }
 
 TEST_P(Sending, KilledHalfWayEndsTheCall) {
