@@ -11,7 +11,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <iostream>
 #include <new>
 
 #include <fmt/format.h>
@@ -39,7 +38,7 @@ struct {
 } call;
 
 /// The function may fork; what it forks inherits our handlers, but is not the child.
-bool is_the_child() { return ::getpid() == call.pid; }
+bool is_the_child() { return platform::process_number() == call.pid; }
 
 [[noreturn]] void wait_for_the_end() {
   for (;;) ::pause();
@@ -48,13 +47,12 @@ bool is_the_child() { return ::getpid() == call.pid; }
 /// One thread replies. Whoever comes second waits for the first to end the process.
 void claim_reply() {
   pid_t nobody = 0;
-  const pid_t self = ::gettid();
+  const pid_t self = platform::thread_number();
   if (!call.replying_thread.compare_exchange_strong(nobody, self) && nobody != self) wait_for_the_end();
 }
 
 void flush_output() {
-  std::cout.flush();
-  std::clog.flush();
+  platform::flush_iostreams();
   std::fflush(nullptr);
 }
 
@@ -151,6 +149,8 @@ void on_quick_exit_called() {
 
 void prepare_for_children() {
   add_standard_codecs();
+  // Once, and here: the first call of it goes through the linker, which is dear in every new child.
+  [[maybe_unused]] static const int registered = ::at_quick_exit(on_quick_exit_called);
   if (emergency_memory.load(std::memory_order_relaxed) == nullptr) {
     void* fresh = std::malloc(emergency_size);
     void* nothing = nullptr;
@@ -166,14 +166,13 @@ void begin_reply() {
 void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
   reply_writer writer(region, doorbell);
   output_archive archive(writer, writer.first());
-  call.pid = ::getpid();
+  call.pid = platform::process_number();
   call.region = &region;
   call.writer = &writer;
   call.archive = &archive;
   call.replying_thread.store(0);
   call.terminate_before = std::set_terminate(on_terminate);
   ::on_exit(on_exit_called, nullptr);
-  ::at_quick_exit(on_quick_exit_called);
 
   try {
     task.run(archive);

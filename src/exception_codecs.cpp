@@ -51,13 +51,12 @@ std::error_code read_code(input_archive& ar) {
 
 // Texts thrown as `const char*` have to outlive whoever catches them, so each distinct one is kept for good.
 // A child that throws new ones without end does not fill the parent.
-fork_safe_mutex kept_mutex;
 constexpr std::size_t most_kept = std::size_t{16} << 20;
 
 const char* kept_for_good(const std::string& text) {
   static auto* texts = new std::set<std::string>;
   static std::size_t kept = 0;
-  const std::lock_guard lock(kept_mutex);
+  const std::lock_guard lock(library_mutex);
   if (const auto found = texts->find(text); found != texts->end()) return found->c_str();
   if (text.size() > most_kept - kept) return "(a text that is not kept: too many different ones were thrown)";
   kept += text.size();
@@ -292,7 +291,7 @@ const std::error_category& category_named(const std::string& name) {
   // Codes keep a reference to their category, so these live for good as well.
   constexpr std::size_t most_categories = 1000, longest_name = 200;
   static auto* foreign = new std::map<std::string, std::unique_ptr<foreign_category>>;
-  const std::lock_guard lock(kept_mutex);
+  const std::lock_guard lock(library_mutex);
   const auto found = foreign->find(name);
   if (found != foreign->end()) return *found->second;
   if (foreign->size() >= most_categories || name.size() > longest_name) return std::generic_category();

@@ -2,35 +2,27 @@
 
 namespace pynisher::detail {
 
-struct fork_safe_mutexes {
-  static inline constinit fork_safe_mutex* first = nullptr;
+constinit fork_safe_mutex library_mutex;
+constinit fork_safe_mutex fork_mutex;
 
-  // A thread that forks while it holds one keeps it, on both sides of the fork.
-  static inline thread_local fork_safe_mutex* held = nullptr;
+namespace {
 
-  static void lock_all() {
-    held = nullptr;
-    for (auto* m = first; m != nullptr; m = m->next_) {
-      if (::pthread_equal(m->owner_.load(std::memory_order_relaxed), ::pthread_self()) != 0) {
-        held = m;
-      } else {
-        m->lock();
-      }
-    }
-  }
-  static void unlock_all() {
-    for (auto* m = first; m != nullptr; m = m->next_) {
-      if (m != held) m->unlock();
-    }
-  }
-};
+/// Whoever forks inside of the library holds the fork mutex already, and never the other one.
+thread_local bool held_before = false;
 
-// Constructed with the program's statics, before there are threads.
-fork_safe_mutex::fork_safe_mutex() : next_(fork_safe_mutexes::first) {
-  if (fork_safe_mutexes::first == nullptr) {
-    pthread_atfork(fork_safe_mutexes::lock_all, fork_safe_mutexes::unlock_all, fork_safe_mutexes::unlock_all);
-  }
-  fork_safe_mutexes::first = this;
+void before_fork() {
+  held_before = fork_mutex.is_mine();
+  if (!held_before) fork_mutex.lock();
+  library_mutex.lock();
 }
+
+void after_fork() {
+  library_mutex.unlock();
+  if (!held_before) fork_mutex.unlock();
+}
+
+[[maybe_unused]] const int registered = ::pthread_atfork(before_fork, after_fork, after_fork);
+
+}  // namespace
 
 }  // namespace pynisher::detail

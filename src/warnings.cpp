@@ -13,7 +13,6 @@ namespace pynisher {
 
 namespace {
 
-detail::fork_safe_mutex sink_mutex;
 
 std::shared_ptr<warning_sink>& current_sink() {
   // Never destroyed: a call may warn while statics are being destroyed.
@@ -22,7 +21,7 @@ std::shared_ptr<warning_sink>& current_sink() {
 }
 
 std::shared_ptr<warning_sink> exchange_sink(std::shared_ptr<warning_sink> sink) {
-  const std::lock_guard lock(sink_mutex);
+  const std::lock_guard lock(detail::library_mutex);
   return std::exchange(current_sink(), std::move(sink));
 }
 
@@ -38,7 +37,7 @@ namespace detail {
 void warn(const std::string& text) {
   std::shared_ptr<warning_sink> sink;
   {
-    const std::lock_guard lock(sink_mutex);
+    const std::lock_guard lock(detail::library_mutex);
     sink = current_sink();
   }
   if (sink) {

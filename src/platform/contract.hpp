@@ -149,6 +149,9 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept;
 /// In the child: ends what the call started, if it is to be ended, and notes in the region that nothing is left.
 /// Async-signal-safe.
 void end_tree_in_child() noexcept;
+/// This process and this thread, as the kernel numbers them. Async-signal-safe.
+pid_t process_number() noexcept;
+pid_t thread_number() noexcept;
 /// In the child: leaves without running a handler or a destructor.
 [[noreturn]] void leave(int code) noexcept;
 
@@ -188,6 +191,8 @@ class parent_death_watch {
 
 /// Writes out what the program has printed and not yet flushed, so that no child prints it again.
 void flush_stdio();
+/// The part of it that C++ buffers.
+void flush_iostreams();
 /// In the child: forgets buffered output and input of the parent.
 void forget_stdio() noexcept;
 

@@ -12,6 +12,7 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <iterator>
 #include <cstdlib>
 #include <cstring>
 
@@ -110,7 +111,7 @@ void drop_privilege() noexcept {
 // --- crashes ---------------------------------------------------------------------------------------------------
 
 constexpr int crash_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGTRAP, SIGFPE, SIGSYS};
-struct sigaction before_crash[NSIG];
+struct sigaction before_crash[std::size(crash_signals)];
 alignas(16) char crash_stack[64 * 1024];
 
 std::uintptr_t stack_pointer(const void* context) {
@@ -156,7 +157,8 @@ void note_crash(int signal, siginfo_t* info, void* context) {
     write_crash_note(signal, *info, context, last_error);
     end_tree_in_child();
   }
-  ::sigaction(signal, &before_crash[signal], nullptr);
+  const auto* known = std::find(std::begin(crash_signals), std::end(crash_signals), signal);
+  ::sigaction(signal, &before_crash[known - crash_signals], nullptr);
   // A fault happens again by itself when this returns; what was sent has to be sent again.
   if (info->si_code <= 0) {
     raw::call(SYS_tgkill, raw::call(SYS_getpid), raw::call(SYS_gettid), signal);
@@ -170,8 +172,8 @@ void watch_for_crashes() noexcept {
   struct sigaction action {};
   action.sa_sigaction = note_crash;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-  for (const int signal : crash_signals) {
-    must(start_stage::handlers, ::sigaction(signal, &action, &before_crash[signal]) == 0 ? 0 : -errno);
+  for (std::size_t i = 0; i < std::size(crash_signals); ++i) {
+    must(start_stage::handlers, ::sigaction(crash_signals[i], &action, &before_crash[i]) == 0 ? 0 : -errno);
   }
 }
 
@@ -179,17 +181,18 @@ void watch_for_crashes() noexcept {
 
 /// A kernel timer that freezes the child, whatever it does with signals, so that the parent finds it and its tree as
 /// they were at the limit. The parent watches the limit as well, since a function may find and delete timers.
-long freeze_by_timer(clockid_t clock, std::chrono::nanoseconds after) noexcept {
+/// `when`: on that clock.
+long freeze_by_timer(clockid_t clock, std::chrono::nanoseconds when) noexcept {
   sigevent event{};
   event.sigev_notify = SIGEV_SIGNAL;
   event.sigev_signo = SIGSTOP;
   int timer = 0;
   if (const long failed = raw::call(SYS_timer_create, clock, &event, &timer); failed < 0) return failed;
-  const auto count = std::max<std::int64_t>(after.count(), 1);
-  itimerspec when{};
-  when.it_value.tv_sec = static_cast<time_t>(count / 1'000'000'000);
-  when.it_value.tv_nsec = static_cast<long>(count % 1'000'000'000);
-  return raw::call(SYS_timer_settime, timer, 0, &when, nullptr);
+  const auto count = std::max<std::int64_t>(when.count(), 1);
+  itimerspec expiry{};
+  expiry.it_value.tv_sec = static_cast<time_t>(count / 1'000'000'000);
+  expiry.it_value.tv_nsec = static_cast<long>(count % 1'000'000'000);
+  return raw::call(SYS_timer_settime, timer, TIMER_ABSTIME, &expiry, nullptr);
 }
 
 void limit_cpu(std::chrono::nanoseconds limit) noexcept {
@@ -199,7 +202,8 @@ void limit_cpu(std::chrono::nanoseconds limit) noexcept {
 }
 
 void limit_wall(clock::time_point deadline) noexcept {
-  must(start_stage::wall_limit, freeze_by_timer(CLOCK_MONOTONIC, deadline - clock::now() + belt_delay));
+  // steady_clock is CLOCK_MONOTONIC, in libstdc++ and libc++ alike.
+  must(start_stage::wall_limit, freeze_by_timer(CLOCK_MONOTONIC, deadline.time_since_epoch() + belt_delay));
 }
 
 void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
@@ -235,7 +239,6 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
   if (limits.memory()) limit_memory(limits, plan.private_bytes);
   plan.region->running.store(1, std::memory_order_release);
-  errno = 0;
 }
 
 void end_tree_in_child() noexcept {
@@ -253,6 +256,10 @@ std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   const auto spent = std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
 }
+
+pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
+
+pid_t thread_number() noexcept { return static_cast<pid_t>(raw::call(SYS_gettid)); }
 
 void leave(int code) noexcept {
   raw::call(SYS_exit_group, code);

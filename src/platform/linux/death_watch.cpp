@@ -29,7 +29,6 @@ namespace {
 constexpr int end_signal = SIGTERM;
 constexpr std::size_t stack_size = 32 << 10;
 
-detail::fork_safe_mutex watch_mutex;
 
 struct watch_state {
   int users = 0;
@@ -134,7 +133,7 @@ void parent_death_watch::start() noexcept {
   if (started_ || own_mark() != 0) return;
   started_ = true;
   watch_state& shared = state();
-  const std::lock_guard lock(watch_mutex);
+  const std::lock_guard lock(detail::library_mutex);
   const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
   if (shared.owner != self) {
     shared.owner = self;
@@ -147,7 +146,7 @@ void parent_death_watch::start() noexcept {
 parent_death_watch::~parent_death_watch() {
   if (!started_) return;
   watch_state& shared = state();
-  const std::lock_guard lock(watch_mutex);
+  const std::lock_guard lock(detail::library_mutex);
   if (--shared.users == 0) stop_watch(shared);
 }
 

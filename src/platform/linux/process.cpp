@@ -89,21 +89,20 @@ void await_standstill(pid_t pid, int pidfd) {
 class orphans_come_here {
  public:
   orphans_come_here() {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(detail::library_mutex);
     if (holders++ == 0) {
       ::prctl(PR_GET_CHILD_SUBREAPER, &set_by_application);
       ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     }
   }
   ~orphans_come_here() {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(detail::library_mutex);
     if (--holders == 0) ::prctl(PR_SET_CHILD_SUBREAPER, set_by_application);
   }
   orphans_come_here(const orphans_come_here&) = delete;
   orphans_come_here& operator=(const orphans_come_here&) = delete;
 
  private:
-  static inline detail::fork_safe_mutex mutex;
   static inline int holders = 0;
   static inline int set_by_application = 0;
 };
@@ -143,7 +142,7 @@ namespace {
 /// While one exists, the next fork takes the region along, and no other thread starts a child.
 class region_for_child {
  public:
-  explicit region_for_child(detail::reply_region& region) : lock_(mutex), region_(region) {
+  explicit region_for_child(detail::reply_region& region) : lock_(detail::fork_mutex), region_(region) {
     ::madvise(&region_, detail::reply_region::size, MADV_DOFORK);
   }
   ~region_for_child() { keep_from_children(&region_, detail::reply_region::size); }
@@ -151,7 +150,6 @@ class region_for_child {
   region_for_child& operator=(const region_for_child&) = delete;
 
  private:
-  static inline detail::fork_safe_mutex mutex;
   std::lock_guard<detail::fork_safe_mutex> lock_;
   detail::reply_region& region_;
 };
@@ -169,7 +167,9 @@ fork_result fork_child(const child_plan& plan) {
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
 
-  const pid_t parent = ::getpid();
+  const pid_t parent = process_number();
+  // The child's too: ENOMEM in it at a crash tells that the function was refused memory.
+  errno = 0;
   const pid_t pid = fork_with(*plan.region);
   if (pid == 0) {
     set_up_child(plan, parent);

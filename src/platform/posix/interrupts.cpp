@@ -67,7 +67,6 @@ struct interrupt_state {
 
 namespace {
 
-detail::fork_safe_mutex install_mutex;
 int calls_that_need_it = 0;
 bool installed = false;
 struct sigaction previous {};
@@ -131,7 +130,7 @@ interruptible_call::interruptible_call(const doorbell& bell, bool forceful) {
   slot_->came.store(false);
   slot_->child_has_it.store(false);
   slot_->bell.store(bell.descriptor());
-  const std::lock_guard lock(install_mutex);
+  const std::lock_guard lock(detail::library_mutex);
   counted_ = true;
   ++calls_that_need_it;
   ::sigaction(SIGINT, nullptr, &now);
@@ -141,7 +140,7 @@ interruptible_call::interruptible_call(const doorbell& bell, bool forceful) {
 interruptible_call::~interruptible_call() {
   if (slot_ == nullptr) return;
   {
-    const std::lock_guard lock(install_mutex);
+    const std::lock_guard lock(detail::library_mutex);
     if (counted_ && --calls_that_need_it == 0 && installed) {
       struct sigaction now {};
       ::sigaction(SIGINT, nullptr, &now);
@@ -164,7 +163,7 @@ interruptible_call::news interruptible_call::take_news() noexcept {
 
 void take_pending_default_action() {
   {
-    const std::lock_guard lock(install_mutex);
+    const std::lock_guard lock(detail::library_mutex);
     if (calls_that_need_it != 0) return;
   }
   if (default_action_pending.exchange(false)) ::raise(SIGINT);
