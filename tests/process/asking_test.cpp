@@ -39,7 +39,7 @@ int fail(int n) {
   if (n == 1) throw std::runtime_error("one");
   if (n == 2) ::_exit(3);
   if (n == 3) support::signal_self(SIGKILL);
-  if (n == 4) sleep_forever();
+  if (n == 4) support::spin_forever();
   return n;
 }
 
@@ -50,7 +50,7 @@ class NoRaise : public support::per_start_method {};
 FOR_EACH_START_METHOD(NoRaise);
 
 TEST_P(NoRaise, GivesTheValueOrNothing) {
-  const auto quiet = limit(fail, with({.wall_time = 80ms}), pynisher::no_raise);
+  const auto quiet = limit(fail, with({.cpu_time = 80ms}), pynisher::no_raise);
   static_assert(std::is_same_v<decltype(quiet(1)), std::optional<int>>);
   for (int n = 1; n <= 4; ++n) EXPECT_TRUE(quiet(n) == EMPTY) << n;
   const auto patient = limit(twice, unlimited(), pynisher::no_raise);
@@ -70,9 +70,9 @@ TEST_P(NoRaise, GivesTrueOrFalseForFunctionsWithoutAValue) {
 }
 
 TEST_P(NoRaise, StillTellsByTryCall) {
-  const auto quiet = limit(fail, with({.wall_time = 80ms}), pynisher::no_raise);
+  const auto quiet = limit(fail, with({.cpu_time = 80ms}), pynisher::no_raise);
   EXPECT_THAT(quiet.try_call(1), EndedAs(verdict::raised));
-  EXPECT_THAT(quiet.try_call(4), EndedAs(verdict::wall_timeout));
+  EXPECT_THAT(quiet.try_call(4), EndedAs(verdict::cpu_timeout));
 }
 
 TEST_P(NoRaise, OptionsThatMakeNoSenseAreThrownAllTheSame) {
@@ -159,7 +159,7 @@ TEST_P(TryCall, IsWhatTheExceptionSays) {
 // -----------------------------------------------------------------------------------------------------------
 
 const auto restricted_twice = RESTRICTED(.wall_time = 60s, .warnings = false) twice;
-const auto restricted_quiet = RESTRICTED_NO_RAISE(.wall_time = 50ms, .warnings = false) fail;
+const auto restricted_quiet = RESTRICTED_NO_RAISE(.cpu_time = 80ms, .warnings = false) fail;
 
 TEST(Restricted, LimitsAtNamespaceScope) {
   EXPECT_EQ(restricted_twice(21), 42);
