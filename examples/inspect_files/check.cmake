@@ -4,7 +4,8 @@
 file(REMOVE_RECURSE "${scratch}")
 file(MAKE_DIRECTORY "${scratch}")
 set(ENV{TMPDIR} "${scratch}")
-execute_process(COMMAND "${inspector}" RESULT_VARIABLE code OUTPUT_VARIABLE table ERROR_VARIABLE chatter)
+# Less to fill than by default, and more time to do it in: a busy machine must not bring the wall limit forward.
+execute_process(COMMAND "${inspector}" --memory=48 --wall=10 RESULT_VARIABLE code OUTPUT_VARIABLE table ERROR_VARIABLE chatter)
 
 set(faults "")
 function(expect file verdict sentence)
@@ -19,16 +20,16 @@ else()
   set(without_limit "")
 endif()
 expect(os-release "returned" "text: [0-9]+ lines")
-expect(gzip_bomb\\.gz "memory_limit${without_limit}" "reached its")
-expect(billion_laughs\\.xml "memory_limit${without_limit}" "reached its")
+expect(gzip_bomb\\.gz "memory_limit${without_limit}" "limit of")
+expect(billion_laughs\\.xml "memory_limit${without_limit}" "limit of")
 if(NOT without_limit)
-  expect(lying\\.png "memory_limit" "reached its memory limit of 128 MiB")
-  expect(one_long_line\\.conf "signalled" "died of SIGSEGV")
+  expect(lying\\.png "memory_limit" "memory limit of 48 MiB")
+  expect(one_long_line\\.conf "signalled" "SIGSEGV [^\n]*stack")
 endif()
 expect(truncated\\.png "raised" "libpng: Read Error")
-# On a busy machine four seconds may pass before it gets its one second of CPU time.
-expect(unclosed_quote\\.conf "cpu_timeout|wall_timeout" "reached its")
-expect(silent_pipe\\.conf "wall_timeout" "reached its wall time limit of 4 s")
+# On a very busy machine ten seconds may pass before it gets its one second of CPU time.
+expect(unclosed_quote\\.conf "cpu_timeout|wall_timeout" "limit of")
+expect(silent_pipe\\.conf "wall_timeout" "wall time limit of 10 s")
 
 if(NOT code STREQUAL "0")
   string(APPEND faults "\n  it ended with ${code}")
