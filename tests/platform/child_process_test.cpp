@@ -93,7 +93,9 @@ TEST(PlatformChild, CannotBeStartedWhereNoProcessMayBe) {
     const rlimit none{1, 1};
     ::setrlimit(RLIMIT_NPROC, &none);
     if (::setuid(65534) != 0) return 0;
+    const pynisher::detail::reply_region_owner region;
     platform::child_plan plan;
+    plan.region = &region.get();
     const auto forked = platform::fork_child(plan);
     if (forked.where == platform::fork_result::side::child) ::_exit(0);
     HELPER_CHECK(forked.where == platform::fork_result::side::failed);

@@ -108,14 +108,6 @@ TEST(PlatformDescriptor, IsClosedWithItsOwnerAndOnlyThen) {
   EXPECT_FALSE(is_open(number));
 }
 
-TEST(PlatformDescriptor, KeepsItsDescriptorWhenAssignedToItself) {
-  platform::unique_fd fd(::dup(0));
-  auto& same = fd;
-  fd = std::move(same);
-  EXPECT_TRUE(fd);
-  EXPECT_TRUE(is_open(fd.get()));
-}
-
 bool rings(const platform::doorbell& bell) {
   pollfd watched{bell.descriptor(), POLLIN, 0};
   return ::poll(&watched, 1, 0) == 1;
