@@ -1,0 +1,5 @@
+// EXPECT: bool
+// EXPECT: memory_size
+#include <pynisher/options.hpp>
+
+pynisher::options bad{.memory = true};

@@ -1,0 +1,4 @@
+// EXPECT: error_wrapping
+#include <pynisher/options.hpp>
+
+pynisher::options bad{.wrap_errors = 1};
