@@ -153,7 +153,8 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
       return fmt::format("{} reached its CPU time limit of {}: ended after {} of CPU time, {}", call,
                          to_string(*seen.cpu_limit), to_string(seen.usage.cpu_time()), cpu_evidence(seen));
     case verdict::memory_limit:
-      return fmt::format("{} reached its memory limit of {}: {}; at its peak {} were resident", call,
+      return fmt::format("{} {} its memory limit of {}: {}; {} were resident at its peak", call,
+                         seen.cause == ended_for::memory ? "passed" : "asked for more than",
                          to_string(memory_size(*seen.memory_limit)), memory_evidence(seen),
                          to_string(memory_size(seen.usage.peak_memory)));
     case verdict::signalled:

@@ -18,6 +18,20 @@ std::string_view last_component(std::string_view name) {
   return colons == std::string_view::npos ? name : name.substr(colons + 2);
 }
 
+const char* limit_name(wrap_as target) {
+  switch (target) {
+    case wrap_as::memory:
+      return "memory";
+    case wrap_as::cpu_time:
+      return "CPU time";
+    case wrap_as::wall_time:
+      return "wall time";
+    case wrap_as::pynisher:
+      break;
+  }
+  return "";
+}
+
 bool matches(const wrap_rule& rule, const received_exception& received) {
   if (!rule.by_code) return names_type(rule.type_name, received.info.type_name);
   return received.code && received.code == std::error_condition(rule.code.value(), rule.code.category());
@@ -37,8 +51,8 @@ std::optional<wrapped_exception> apply_wrapping(const settings& limits, const re
   if (rule == rules.end() && !wrapping.wraps_all()) return std::nullopt;
 
   const wrap_as target = rule == rules.end() ? wrap_as::pynisher : rule->target;
-  const std::string text = fmt::format("{} threw {}: {}, which counts as this limit", call, received.info.type_name,
-                                       received.info.message);
+  const std::string text = fmt::format("{} threw {}: {}, which counts as reaching the {} limit", call,
+                                       received.info.type_name, received.info.message, limit_name(target));
   const usage& used = seen.usage;
   switch (target) {
     case wrap_as::memory:

@@ -22,6 +22,9 @@
 #include "raw_syscall.hpp"
 #include "tree.hpp"
 
+/// Where glibc's main stack began.
+extern "C" void* __libc_stack_end;
+
 namespace pynisher::platform {
 
 namespace {
@@ -206,6 +209,17 @@ void limit_wall(clock::time_point deadline) noexcept {
   must(start_stage::wall_limit, freeze_by_timer(CLOCK_MONOTONIC, deadline.time_since_epoch() + belt_delay));
 }
 
+/// What the main stack holds already, environment and arguments included; at least that.
+std::uint64_t stack_in_use() noexcept {
+  constexpr std::uintptr_t arguments_and_environment = std::uintptr_t{1} << 20, largest = std::uintptr_t{16} << 30;
+  const char here = 0;
+  const auto begin = reinterpret_cast<std::uintptr_t>(__libc_stack_end);
+  const auto now = reinterpret_cast<std::uintptr_t>(&here);
+  // Elsewhere: a thread other than the first, whose stack cannot grow.
+  const bool on_main_stack = now < begin && begin - now < largest;
+  return arguments_and_environment + (on_main_stack ? begin - now : 0);
+}
+
 void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   const std::uint64_t limit = *limits.memory();
   if (limits.given().measure == memory_measure::address_space) {
@@ -214,6 +228,8 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
     return;
   }
   must(start_stage::memory_limit, tighten(RLIMIT_DATA, held + limit));
+  // The main stack is private memory too, but RLIMIT_DATA does not count it.
+  must(start_stage::memory_limit, tighten(RLIMIT_STACK, stack_in_use() + limit));
 }
 
 }  // namespace
