@@ -13,3 +13,4 @@ struct number {
   void serialize(Archive&) {}
 };
 auto bad = pynisher::limit([]() -> std::vector<number> { throw 1; });
+auto called = bad();
