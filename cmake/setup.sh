@@ -100,7 +100,13 @@ debian_package() {
     cmake) echo cmake ;;
     ninja) echo ninja-build ;;
     # Debian 12 has two; its default is too old. Later releases have a default that is new enough.
-    boost) if apt-cache show libboost1.81-dev >/dev/null 2>&1; then echo libboost1.81-dev; else echo libboost-dev; fi ;;
+    boost)
+      if LC_ALL=C apt-cache policy libboost1.81-dev 2>/dev/null | grep -q 'Candidate: [0-9]'; then
+        echo libboost1.81-dev
+      else
+        echo libboost-dev
+      fi
+      ;;
     cereal) echo libcereal-dev ;;
     fmt) echo libfmt-dev ;;
     zlib) echo zlib1g-dev ;;
@@ -147,7 +153,7 @@ need() {
     $as_root apt-get update -qq >"$log" 2>&1 </dev/null || true
     packages=$(for name in $lacking; do debian_package "$name"; done)
     # An older Boost gives way to the new one, and what depends on it goes with it: not behind the user's back.
-    removed=$($as_root apt-get install -s --no-install-recommends $packages 2>/dev/null </dev/null |
+    removed=$($as_root env LC_ALL=C apt-get install -s --no-install-recommends $packages 2>/dev/null </dev/null |
       sed -n 's/^Remv \([^ ]*\).*/\1/p')
     [ -z "$removed" ] || confirm "apt-get removes, as it installs" $packages: $removed
     quietly "installing $(echo $packages)" \
