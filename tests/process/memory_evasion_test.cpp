@@ -160,11 +160,16 @@ TEST_P(MemoryEvasion, ByMakingFullPagesReadOnly) {
 }
 
 TEST_P(MemoryEvasion, ByADeepStack) {
-  // Limits on the stack are the program's own affair; what is on it is memory all the same.
-  expect_limited([] {
-    free_limit(RLIMIT_STACK);
-    use_stack(static_cast<int>(256 * MiB / (64 * support::KiB)));
-  });
+  // The stack may not grow without end either; where it may not, that is a stack overflow.
+  const auto ended = limit(
+                         [] {
+                           free_limit(RLIMIT_STACK);
+                           use_stack(static_cast<int>(256 * MiB / (64 * support::KiB)));
+                         },
+                         with({.memory = 64_MiB, .wall_time = 20s}))
+                         .try_call();
+  EXPECT_THAT(ended, support::FailedWith<pynisher::SignalException>(
+                         [](const auto& e) { EXPECT_THAT(e.what(), ::testing::HasSubstr("stack overflow")); }));
 }
 
 TEST_P(MemoryEvasion, ByManyThreads) {
