@@ -102,7 +102,8 @@ std::string mixed_call(int thread, int call, const pynisher::options& limits) {
       return result && *result == thread * 1000 + call ? std::string() : wrong(result);
     }
     case 1: {
-      const auto result = limit([](int a) -> int { throw std::out_of_range(std::to_string(a)); }, limits).try_call(call);
+      const auto result =
+          limit([](int a) -> int { throw std::out_of_range(std::to_string(a)); }, limits).try_call(call);
       try {
         result.value();
       } catch (const std::out_of_range& e) {

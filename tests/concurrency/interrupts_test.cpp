@@ -36,7 +36,7 @@ void count_it_with_information(int signal, siginfo_t* information, void* context
 }
 
 bool is_disposition(int signal, void (*expected)(int)) {
-  struct sigaction now {};
+  struct sigaction now{};
   ::sigaction(signal, nullptr, &now);
   return (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == expected;
 }
@@ -70,7 +70,8 @@ void daemon_and_sleep(const std::string& log) {
   support::double_fork_and_sleep(log);
 }
 
-// --- forceful ---------------------------------------------------------------------------------------------------------
+// --- forceful
+// ---------------------------------------------------------------------------------------------------------
 
 TEST_P(Interrupts, EndAProgramThatDoesNotHandleThemAndNothingIsLeft) {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
@@ -111,14 +112,14 @@ TEST_P(Interrupts, GoToTheApplicationsHandlerAndTheCallThrows) {
 
 TEST_P(Interrupts, GiveAHandlerItsInformation) {
   const auto end = interrupt(SIGINT, 2, [&](const std::string& log) {
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_sigaction = count_it_with_information;
     action.sa_flags = SA_SIGINFO;
     ::sigaction(SIGINT, &action, nullptr);
     const auto result = limit(daemon_and_sleep, unlimited()).try_call(log);
     HELPER_CHECK(result.verdict() == verdict::cancelled);
     HELPER_CHECK(handled == 1);
-    struct sigaction now {};
+    struct sigaction now{};
     ::sigaction(SIGINT, nullptr, &now);
     HELPER_CHECK(now.sa_sigaction == count_it_with_information && (now.sa_flags & SA_SIGINFO) != 0);
     return 42;
@@ -186,7 +187,8 @@ TEST_P(Interrupts, ThatAreIgnoredStayIgnored) {
   EXPECT_EQ(end.code, 42) << end;
 }
 
-// --- not forceful -------------------------------------------------------------------------------------------------------
+// --- not forceful
+// -------------------------------------------------------------------------------------------------------
 
 volatile sig_atomic_t child_heard = 0;
 

@@ -107,17 +107,14 @@ const kind kinds[] = {
     {"tree_and_value", verdict::returned, [] { return verdict_of(with_a_tree<support::ending::returns>); }},
     {"tree_and_exception", verdict::raised, [] { return verdict_of(with_a_tree<support::ending::throws>); }},
     {"tree_and_crash", verdict::signalled, [] { return verdict_of(with_a_tree<support::ending::segfault>); }},
-    {"tree_and_exit", verdict::exited,
-     [] { return verdict_of(with_a_tree<support::ending::calls_underscore_exit>); }},
+    {"tree_and_exit", verdict::exited, [] { return verdict_of(with_a_tree<support::ending::calls_underscore_exit>); }},
     {"tree_and_wall_limit", verdict::wall_timeout,
      [] { return verdict_of(with_a_tree<support::ending::sleeps>, {.wall_time = 30ms}); }},
     {"polite_to_interrupts", verdict::returned,
      [] { return verdict_of([] { return 7; }, {.forceful_keyboard_interrupt = false}); }},
     {"named", verdict::returned, [] { return verdict_of([] { return 7; }, {.name = "a name"}); }},
     {"nested", verdict::returned,
-     [] {
-       return verdict_of([] { return limit([] { return 7; }, {.wall_time = 1min})(); }, {.wall_time = 1min});
-     }},
+     [] { return verdict_of([] { return limit([] { return 7; }, {.wall_time = 1min})(); }, {.wall_time = 1min}); }},
 };
 
 class Leftovers : public ::testing::TestWithParam<kind> {};

@@ -6,7 +6,9 @@
 
 #include <chrono>
 #include <stdexcept>
+#include <stop_token>
 #include <string>
+#include <thread>
 #include <tuple>
 
 #include <gmock/gmock.h>
@@ -50,7 +52,7 @@ void reap_everything(int /*signal*/) {
 }
 
 void set_up(reaping who) {
-  struct sigaction action {};
+  struct sigaction action{};
   switch (who) {
     case reaping::as_usual:
       return;
@@ -194,13 +196,20 @@ TEST_P(Sigchld, DescendantsAreGone) {
   SKIP_UNLESS_SUPPORTED("kill_tree");
   for (const auto how : {support::ending::returns, support::ending::calls_underscore_exit, support::ending::sleeps}) {
     support::process_log log;
-    many_times(3, [&](int) {
+    many_times(3, [&](int i) {
+      // The one that never ends is cancelled when its tree stands.
+      std::stop_source stop;
+      std::jthread canceller([&] {
+        if (how != support::ending::sleeps) return;
+        support::await_logged(log.path(), static_cast<std::size_t>(i) + 1);
+        stop.request_stop();
+      });
       const auto result = limit(
                               [how, path = log.path()] {
                                 support::start_descendant(support::descendant::double_forked_in_own_session, path);
                                 support::end_by(how);
                               },
-                              with({.wall_time = 300ms}))
+                              with({.warnings = false, .stop = stop.get_token()}))
                               .try_call();
       HELPER_CHECK(!result.explain().empty());
     });
@@ -214,7 +223,7 @@ TEST_P(Sigchld, TheApplicationsOwnChildrenStayItsOwn) {
   const auto end = support::run_in_helper([] {
     const reaping who = std::get<1>(GetParam());
     set_up(who);
-    struct sigaction before {};
+    struct sigaction before{};
     ::sigaction(SIGCHLD, nullptr, &before);
     const pid_t own = ::fork();
     if (own == 0) ::_exit(5);
@@ -231,7 +240,7 @@ TEST_P(Sigchld, TheApplicationsOwnChildrenStayItsOwn) {
     } else if (who == reaping::by_a_handler) {
       HELPER_CHECK(reaped_by_handler >= 1);
     }
-    struct sigaction after {};
+    struct sigaction after{};
     ::sigaction(SIGCHLD, nullptr, &after);
     HELPER_CHECK(after.sa_handler == before.sa_handler && after.sa_flags == before.sa_flags);
     return 0;

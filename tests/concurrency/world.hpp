@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <sched.h>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
@@ -19,7 +20,6 @@
 #include <fstream>
 #include <iterator>
 #include <map>
-#include <sched.h>
 #include <set>
 #include <string>
 #include <utility>
@@ -74,7 +74,7 @@ inline std::string children() {
 inline std::string dispositions() {
   std::string text;
   for (int signal = 1; signal < NSIG; ++signal) {
-    struct sigaction action {};
+    struct sigaction action{};
     if (::sigaction(signal, nullptr, &action) != 0) continue;
     char line[128];
     std::snprintf(line, sizeof line, "%d:%p/%x ", signal, reinterpret_cast<void*>(action.sa_handler),

@@ -80,9 +80,10 @@ TEST_P(CommitRecords, ThatLieAreAProtocolError) {
 
 INSTANTIATE_TEST_SUITE_P(
     Of, CommitRecords,
-    ::testing::Values(lie{"no_kind", 0, 4, 0, 4}, lie{"unknown_kind", 5, 4, 0, 4}, lie{"huge_kind", 0xffffffff, 4, 0, 4},
-                      lie{"begin_after_end", value, 4, 5, 4}, lie{"end_before_what_came", value, 8, 0, 4},
-                      lie{"end_after_what_came", value, 4, 0, 5}, lie{"end_at_the_end_of_numbers", value, 4, 0, most},
+    ::testing::Values(lie{"no_kind", 0, 4, 0, 4}, lie{"unknown_kind", 5, 4, 0, 4},
+                      lie{"huge_kind", 0xffffffff, 4, 0, 4}, lie{"begin_after_end", value, 4, 5, 4},
+                      lie{"end_before_what_came", value, 8, 0, 4}, lie{"end_after_what_came", value, 4, 0, 5},
+                      lie{"end_at_the_end_of_numbers", value, 4, 0, most},
                       lie{"all_at_the_end_of_numbers", value, most, most, most},
                       lie{"more_written_than_the_ring_holds", value, reply_region::ring_size + 1, 0,
                           reply_region::ring_size + 1},
@@ -163,12 +164,12 @@ TEST(ForgedReply, ACommittedValueDoesNotMakeTheCallOutlastItsLimit) {
 TEST(ForgedReply, AClaimThatNothingIsLeftDoesNotSaveADaemon) {
   support::process_log log;
   EXPECT_THAT(on_a_victim([path = log.path()] {
-                const auto result = limit([path] {
-                                      support::start_descendant(support::descendant::double_forked_in_own_session,
-                                                                path);
-                                      find_region()->orderly.store(1);
-                                      ::_exit(3);
-                                    }).try_call();
+                const auto result =
+                    limit([path] {
+                      support::start_descendant(support::descendant::double_forked_in_own_session, path);
+                      find_region()->orderly.store(1);
+                      ::_exit(3);
+                    }).try_call();
                 expect_verdict(result, {verdict::exited});
               }),
               Survived());
@@ -205,7 +206,8 @@ TEST(ForgedReply, ClaimedUsageBeyondAllNumbersIsOnlyWrong) {
 
 void ring(const std::vector<int>& bells) {
   const std::uint64_t one = 1;
-  for (const int bell : bells) [[maybe_unused]] const ssize_t ignored = ::write(bell, &one, sizeof one);
+  for (const int bell : bells) [[maybe_unused]]
+    const ssize_t ignored = ::write(bell, &one, sizeof one);
 }
 
 /// Forks a helper that has the shared memory too, which the library keeps from what its children fork.
@@ -214,11 +216,16 @@ pid_t fork_with(reply_region* region) {
   return ::fork();
 }
 
-/// Publishes one more byte whenever one was taken: there is always a little more to come.
+/// Publishes one more byte whenever one was taken: there is always a little more to come. The parent is kept slow by a
+/// claim that somebody waits for it, and hopeful by a reply that is large already.
 [[noreturn]] void drip(reply_region* region, std::atomic<bool>* dripping) {
   const auto bells = hostile::doorbells();
+  region->child_waits.store(1);
+  region->written.store(2 * reply_region::window_size);
+  ring(bells);
   for (std::uint64_t turn = 0;; ++turn) {
-    if (region->written.load() < region->consumed.load() + 1000) region->written.fetch_add(1);
+    const std::uint64_t consumed = region->consumed.load();
+    if (region->written.load() == consumed) region->written.store(consumed + 1);
     if (turn % 1'000'000 == 0) ring(bells);
     dripping->store(true);
   }
@@ -334,7 +341,8 @@ TEST(ForgedReply, ALongTextBelowManyCausesDoesNotMultiplyInTheParent) {
               Survived());
 }
 
-// --- the mapping itself -----------------------------------------------------------------------------------------------
+// --- the mapping itself
+// -----------------------------------------------------------------------------------------------
 
 TEST(ForgedReply, WithoutTheRegionTheChildDiesByItself) {
   EXPECT_THAT(on_a_victim([] {
@@ -386,23 +394,24 @@ TEST(ForgedReply, PagesThrownAwayAreZerosToTheParent) {
 TEST(ForgedReply, ATruncatedRegionDoesNotKillTheParent) {
   const support::shared_counter truncated;
   const auto end = on_a_victim([truncated = truncated.get()] {
-    const auto result = limit([truncated] {
-                          char path[96];
-                          const auto begin = reinterpret_cast<std::uintptr_t>(find_region());
-                          std::snprintf(path, sizeof path, "/proc/self/map_files/%zx-%zx", begin,
-                                        begin + reply_region::size);
-                          const int file = ::open(path, O_RDWR);
-                          if (file < 0) ::_exit(4);
-                          if (::ftruncate(file, 0) == 0) truncated->fetch_add(1);
-                          ::_exit(3);
-                        }).try_call();
+    const auto result =
+        limit([truncated] {
+          char path[96];
+          const auto begin = reinterpret_cast<std::uintptr_t>(find_region());
+          std::snprintf(path, sizeof path, "/proc/self/map_files/%zx-%zx", begin, begin + reply_region::size);
+          const int file = ::open(path, O_RDWR);
+          if (file < 0) ::_exit(4);
+          if (::ftruncate(file, 0) == 0) truncated->fetch_add(1);
+          ::_exit(3);
+        }).try_call();
     expect_verdict(result, {verdict::exited});
   });
   EXPECT_THAT(end, Survived());
   RecordProperty("truncated", static_cast<int>(truncated->load()));
 }
 
-// --- at random ----------------------------------------------------------------------------------------------------------
+// --- at random
+// ----------------------------------------------------------------------------------------------------------
 
 /// Scribbles over header and ring, mostly values at which a careless comparison turns over, and ends in some way.
 void scribble(std::uint64_t seed) {

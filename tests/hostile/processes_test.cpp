@@ -36,7 +36,8 @@ using pynisher::limit;
 using pynisher::verdict;
 using support::descendant;
 
-// --- another program in the middle ------------------------------------------------------------------------------------
+// --- another program in the middle
+// ------------------------------------------------------------------------------------
 
 struct program {
   const char* name;
@@ -70,12 +71,12 @@ TEST_P(AnotherProgram, InTheMiddleEndsTheCallAsItEnds) {
               Survived());
 }
 
-INSTANTIATE_TEST_SUITE_P(That, AnotherProgram,
-                         ::testing::Values(program{"succeeds", "exit 0", verdict::exited, 0},
-                                           program{"fails", "exit 7", verdict::exited, 7},
-                                           program{"is_killed", "kill -9 $$", verdict::signalled, 9},
-                                           program{"never_ends", "while :; do sleep 9; done", verdict::wall_timeout, 0}),
-                         [](const auto& p) { return std::string(p.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    That, AnotherProgram,
+    ::testing::Values(program{"succeeds", "exit 0", verdict::exited, 0}, program{"fails", "exit 7", verdict::exited, 7},
+                      program{"is_killed", "kill -9 $$", verdict::signalled, 9},
+                      program{"never_ends", "while :; do sleep 9; done", verdict::wall_timeout, 0}),
+    [](const auto& p) { return std::string(p.param.name); });
 
 TEST(HostileProcess, ADaemonOfAnotherProgramInTheMiddleIsGone) {
   support::process_log log;
@@ -91,7 +92,8 @@ TEST(HostileProcess, ADaemonOfAnotherProgramInTheMiddleIsGone) {
   EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
 }
 
-// --- stopping and going on ----------------------------------------------------------------------------------------------
+// --- stopping and going on
+// ----------------------------------------------------------------------------------------------
 
 TEST(HostileProcess, StoppingItselfIsNoEndButEndsAtTheLimit) {
   EXPECT_THAT(on_a_victim([] {
@@ -148,7 +150,8 @@ TEST(HostileProcess, BeingThawedWhileItsTreeIsKilledDoesNotKeepTheParentBusyForE
               Survived());
 }
 
-// --- leaving the tree ---------------------------------------------------------------------------------------------------
+// --- leaving the tree
+// ---------------------------------------------------------------------------------------------------
 
 /// The ways of a function to get a process out of sight.
 enum class escape {
@@ -252,12 +255,19 @@ TEST_P(Escapes, OutOfTheTreeDoNotOutliveTheCall) {
   const auto [how, ends] = GetParam();
   support::process_log log;
   EXPECT_THAT(on_a_victim([how = how, ends = ends, path = log.path()] {
+                // The one that never ends is cancelled when the other has fled.
+                std::stop_source stop;
+                std::jthread canceller([&] {
+                  if (ends != support::ending::sleeps) return;
+                  support::await_logged(path, 1);
+                  stop.request_stop();
+                });
                 const auto result = limit(
                                         [how, ends, path] {
                                           flee(how, path);
                                           support::end_by(ends);
                                         },
-                                        {.wall_time = 300ms})
+                                        {.warnings = false, .stop = stop.get_token()})
                                         .try_call();
                 HELPER_CHECK(!result.explain().empty());
               }),
@@ -278,7 +288,8 @@ INSTANTIATE_TEST_SUITE_P(By, Escapes,
                                   support::name_of(std::get<1>(p.param));
                          });
 
-// --- the parent's helper ------------------------------------------------------------------------------------------------
+// --- the parent's helper
+// ------------------------------------------------------------------------------------------------
 
 /// The library's watch of `program`, or 0.
 pid_t find_watch(pid_t program) {
@@ -312,7 +323,8 @@ TEST_P(DeathWatch, AttackedByTheFunctionDoesNotHarmTheParent) {
 INSTANTIATE_TEST_SUITE_P(BySignal, DeathWatch, ::testing::Values(SIGKILL, SIGSTOP, SIGTERM, SIGSEGV, SIGABRT),
                          [](const auto& p) { return std::string(::sigabbrev_np(p.param)); });
 
-// --- calls within calls ---------------------------------------------------------------------------------------------------
+// --- calls within calls
+// ---------------------------------------------------------------------------------------------------
 
 // Two processes of one call each make a call of their own: marks that each counts for itself would be equal, and the
 // sweep after the one would take the other.

@@ -30,7 +30,8 @@ namespace platform = pynisher::platform;
 using how = platform::exit_status::kind;
 using woken = platform::child_process::woken_by;
 
-// --- what a child is ----------------------------------------------------------------------------------------------------
+// --- what a child is
+// ----------------------------------------------------------------------------------------------------
 
 TEST(PlatformChild, IsMarkedAndIsTheReaperOfItsDescendants) {
   started_child child([] {
@@ -105,7 +106,8 @@ TEST(PlatformChild, CannotBeStartedWhereNoProcessMayBe) {
   EXPECT_EQ(end.code, 0) << end;
 }
 
-// --- waiting --------------------------------------------------------------------------------------------------------------
+// --- waiting
+// --------------------------------------------------------------------------------------------------------------
 
 TEST(PlatformChild, WaitIsWokenByItsEnd) {
   started_child child([] { return 3; });
@@ -160,7 +162,8 @@ TEST(PlatformChild, GetsTheSignalThatIsSent) {
   child.child().send(SIGKILL);  // to nobody
 }
 
-// --- measuring --------------------------------------------------------------------------------------------------------------
+// --- measuring
+// --------------------------------------------------------------------------------------------------------------
 
 TEST(PlatformChild, CpuTimeIsThatOfAllThreads) {
   const support::shared_flag done;
@@ -217,7 +220,8 @@ TEST(PlatformChild, GrowthIsPrivateAndSharedMemory) {
   EXPECT_LT(with_both, 80 * support::MiB);
 }
 
-// --- ending -------------------------------------------------------------------------------------------------------------------
+// --- ending
+// -------------------------------------------------------------------------------------------------------------------
 
 enum class condition { running, spinning, stopped, exited, signalled, blocking_everything, many_threads };
 
@@ -268,19 +272,18 @@ TEST_P(EndOfAChild, IsSeenAndLeavesNoProcess) {
 }
 
 std::string name_of_end(const ::testing::TestParamInfo<std::tuple<condition, bool>>& info) {
-  static constexpr const char* names[] = {"running",   "spinning",            "stopped",     "exited",
-                                          "signalled", "blocking_everything", "many_threads"};
+  static constexpr const char* names[] = {
+      "running", "spinning", "stopped", "exited", "signalled", "blocking_everything", "many_threads"};
   const auto& [state, whole_tree] = info.param;
   return std::string(names[static_cast<int>(state)]) + (whole_tree ? "_with_its_tree" : "_alone");
 }
 
-INSTANTIATE_TEST_SUITE_P(InEveryCondition, EndOfAChild,
-                         ::testing::Combine(::testing::Values(condition::running, condition::spinning,
-                                                              condition::stopped, condition::exited,
-                                                              condition::signalled, condition::blocking_everything,
-                                                              condition::many_threads),
-                                            ::testing::Bool()),
-                         name_of_end);
+INSTANTIATE_TEST_SUITE_P(
+    InEveryCondition, EndOfAChild,
+    ::testing::Combine(::testing::Values(condition::running, condition::spinning, condition::stopped, condition::exited,
+                                         condition::signalled, condition::blocking_everything, condition::many_threads),
+                       ::testing::Bool()),
+    name_of_end);
 
 class EndOfATree : public ::testing::TestWithParam<support::descendant> {};
 

@@ -74,7 +74,9 @@ TEST(DeathWatch, IsThereFromTheFirstStartToTheLastEnd) {
 
 TEST(DeathWatch, IsNeverStartedByOneThatOnlyExists) {
   const auto end = support::run_in_helper([] {
-    { const platform::parent_death_watch unused; }
+    {
+      const platform::parent_death_watch unused;
+    }
     return has_no_children() ? 0 : 1;
   });
   EXPECT_EQ(end.code, 0) << end;

@@ -87,7 +87,8 @@ TEST(PlatformFacts, MoreThanThereIsAddressSpaceIsRefused) {
 
 TEST(PlatformFacts, TheMachineHasMemory) { EXPECT_GT(platform::physical_memory(), 64 * support::MiB); }
 
-// --- descriptors ------------------------------------------------------------------------------------------------------
+// --- descriptors
+// ------------------------------------------------------------------------------------------------------
 
 bool is_open(int fd) { return ::fcntl(fd, F_GETFD) >= 0; }
 
@@ -157,7 +158,8 @@ TEST(PlatformDoorbell, SaysWhenThereIsNoDescriptorLeft) {
   EXPECT_EQ(end.code, 0) << end;
 }
 
-// --- stdio --------------------------------------------------------------------------------------------------------------
+// --- stdio
+// --------------------------------------------------------------------------------------------------------------
 
 TEST(PlatformStdio, FlushedTextIsOut) {
   const auto end = support::run_in_helper([]() -> int {
@@ -207,7 +209,8 @@ TEST(PlatformStdio, InputReadAheadIsForgotten) {
   EXPECT_EQ(end.code, 0) << end;
 }
 
-// --- waiting in shared memory --------------------------------------------------------------------------------------------
+// --- waiting in shared memory
+// --------------------------------------------------------------------------------------------
 
 TEST(PlatformWait, DoesNotWaitForAChangeThatHasBeen) {
   const support::shared<std::atomic<std::uint32_t>> word(3u);
@@ -240,7 +243,8 @@ TEST(PlatformWait, WakingNobodyIsNothing) {
   SUCCEED();
 }
 
-// --- leaving ----------------------------------------------------------------------------------------------------------------
+// --- leaving
+// ----------------------------------------------------------------------------------------------------------------
 
 TEST(PlatformLeave, RunsNoHandlerAndNoDestructor) {
   const auto end = support::run_in_helper([]() -> int {
@@ -252,8 +256,6 @@ TEST(PlatformLeave, RunsNoHandlerAndNoDestructor) {
   EXPECT_EQ(end.out, "");
 }
 
-TEST(PlatformOuterCall, OutsideOfACallThereIsNoCpuTimeToShare) {
-  EXPECT_FALSE(platform::outer_cpu_left().has_value());
-}
+TEST(PlatformOuterCall, OutsideOfACallThereIsNoCpuTimeToShare) { EXPECT_FALSE(platform::outer_cpu_left().has_value()); }
 
 }  // namespace

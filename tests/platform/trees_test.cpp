@@ -34,7 +34,8 @@ bool within(const platform::call_mark& inner, const platform::call_mark& outer) 
 
 bool apart(const platform::call_mark& a, const platform::call_mark& b) { return !within(a, b) && !within(b, a); }
 
-// --- marks --------------------------------------------------------------------------------------------------------------
+// --- marks
+// --------------------------------------------------------------------------------------------------------------
 
 TEST(Marks, OfCallsInFlightAreApart) {
   std::vector<platform::call_mark> marks;
@@ -164,7 +165,8 @@ TEST(Marks, GivenByTwoProcessesOfOneCallAreApart) {
   EXPECT_NE(one->load(), other->load());
 }
 
-// --- killing by mark ------------------------------------------------------------------------------------------------------
+// --- killing by mark
+// ------------------------------------------------------------------------------------------------------
 
 TEST(KillMarked, EndsWhatCarriesTheMarkWhereverItWentAndNothingElse) {
   support::process_log marked, neighbours, own;
@@ -230,7 +232,8 @@ TEST(KillMarked, ReapsItsOrphansWhereItIsTheirReaper) {
   EXPECT_EQ(end.code, 0) << end;
 }
 
-// --- killing by ancestry ----------------------------------------------------------------------------------------------------
+// --- killing by ancestry
+// ----------------------------------------------------------------------------------------------------
 
 TEST(KillDescendants, SaysZeroOnlyWhenNobodyBelowIsAlive) {
   support::process_log log;
