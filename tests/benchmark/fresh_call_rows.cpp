@@ -1,6 +1,5 @@
 // A call of a function that does nothing, against F.
 
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -10,6 +9,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "every_limit.hpp"
 #include "floors.hpp"
 #include "row.hpp"
 
@@ -17,12 +17,7 @@ namespace pynisher_benchmark {
 
 namespace {
 
-using namespace std::chrono_literals;
-using namespace pynisher::literals;
-
 std::uint64_t answer() { return 42; }
-
-pynisher::options all_limits() { return {.memory = 500_MiB, .cpu_time = 30s, .wall_time = 1min, .warnings = false}; }
 
 figures against_bare_fork(benchmark::State& state, const pynisher::options& limits) {
   const auto limited = pynisher::limit(answer, limits);
@@ -60,7 +55,7 @@ row under_ballast(const std::string& name, std::size_t mebibytes, std::int64_t r
           .rounds = rounds,
           .measure = [mebibytes](benchmark::State& state) {
             const ballast held(mebibytes << 20);
-            return against_bare_fork(state, all_limits());
+            return against_bare_fork(state, every_limit());
           }};
 }
 
@@ -77,12 +72,12 @@ row with_limits(const std::string& name, const std::string& what, const pynisher
 }  // namespace
 
 std::vector<row> fresh_call_rows() {
-  pynisher::options in_address_space = all_limits();
+  pynisher::options in_address_space = every_limit();
   in_address_space.measure = pynisher::memory_measure::address_space;
-  pynisher::options leaving_the_tree = all_limits();
+  pynisher::options leaving_the_tree = every_limit();
   leaving_the_tree.terminate_child_processes = false;
   return {
-      with_limits("limits", "wall + cpu + memory limits set", all_limits()),
+      with_limits("limits", "wall + cpu + memory limits set", every_limit()),
       with_limits("address_space", "the same, memory as address space", in_address_space),
       with_limits("leaving_tree", "the same, child processes are left alone", leaving_the_tree),
       with_limits("bare", "no limits", {.warnings = false}),

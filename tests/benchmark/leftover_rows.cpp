@@ -1,12 +1,12 @@
 // What many calls in a row leave behind.
 
-#include <chrono>
+#include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include <pynisher/pynisher.hpp>
 
+#include "every_limit.hpp"
 #include "proc_facts.hpp"
 #include "row.hpp"
 
@@ -14,19 +14,15 @@ namespace pynisher_benchmark {
 
 namespace {
 
-using namespace std::chrono_literals;
-using namespace pynisher::literals;
-
 constexpr std::int64_t calls_in_a_row = 10'000;
 
 std::uint64_t answer() { return 42; }
 
-/// What `count` says after the calls, less what it said before: one call of each round first, so that what is made once
+/// What `count` says after the calls, less what it said before: some calls come first, so that what is made once
 /// for the whole program is there.
 template <class Count>
 figures left_after_calls(benchmark::State& state, Count count) {
-  const auto limited =
-      pynisher::limit(answer, {.memory = 500_MiB, .cpu_time = 30s, .wall_time = 1min, .warnings = false});
+  const auto limited = pynisher::limit(answer, every_limit());
   for (int i = 0; i < 100; ++i) expect(limited() == 42, "a wrong answer");
   const double before = count();
   for (auto _ : state) state.SetIterationTime(timed([&] { expect(limited() == 42, "a wrong answer"); }));
@@ -37,8 +33,7 @@ figures left_after_calls(benchmark::State& state, Count count) {
 
 /// The last tenth of the calls against the first.
 figures latency_over_calls(benchmark::State& state) {
-  const auto limited =
-      pynisher::limit(answer, {.memory = 500_MiB, .cpu_time = 30s, .wall_time = 1min, .warnings = false});
+  const auto limited = pynisher::limit(answer, every_limit());
   samples all;
   for (auto _ : state) {
     all.add(timed([&] { expect(limited() == 42, "a wrong answer"); }));

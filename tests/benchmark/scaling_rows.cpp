@@ -10,6 +10,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "every_limit.hpp"
 #include "floors.hpp"
 #include "row.hpp"
 
@@ -18,7 +19,6 @@ namespace pynisher_benchmark {
 namespace {
 
 using namespace std::chrono_literals;
-using namespace pynisher::literals;
 
 constexpr auto slice = 250ms;
 
@@ -55,8 +55,7 @@ row threads_row(int threads) {
           .in = unit::calls_per_second,
           .rounds = 10,
           .measure = [threads](benchmark::State& state) {
-            const auto limited =
-                pynisher::limit(answer, {.memory = 500_MiB, .cpu_time = 30s, .wall_time = 1min, .warnings = false});
+            const auto limited = pynisher::limit(answer, every_limit());
             return interleaved(
                 state, [&] { return seconds_per_call(threads, bare_fork_call); },
                 [&] { return seconds_per_call(threads, [&] { expect(limited() == 42, "a wrong answer"); }); });
