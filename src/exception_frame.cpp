@@ -149,8 +149,14 @@ void write_one(output_archive& ar, const std::exception_ptr& thrown, int causes_
   if (has_cause) write_one(ar, about.cause, causes_left - 1);
 }
 
+/// Long texts are told whole once, in `message`, and not again at every level above.
+std::string cut(const std::string& text) {
+  constexpr std::size_t shown = 4096;
+  return text.size() <= shown ? text : text.substr(0, shown) + "...";
+}
+
 std::string formatted(const exception_info& info) {
-  std::string text = fmt::format("{}: {} [process {}]", info.type_name, info.message, info.pid);
+  std::string text = fmt::format("{}: {} [process {}]", info.type_name, cut(info.message), info.pid);
   for (const auto& cause : info.chain) text += "\n  caused by " + cause;
   return text;
 }
@@ -169,7 +175,7 @@ received_exception read_one(input_archive& ar, int causes_left) {
   if (has_cause) {
     if (causes_left == 0) throw wire_error("an exception has more nested causes than are sent");
     received_exception inner = read_one(ar, causes_left - 1);
-    info.chain.push_back(fmt::format("{}: {}", inner.info.type_name, inner.info.message));
+    info.chain.push_back(fmt::format("{}: {}", inner.info.type_name, cut(inner.info.message)));
     info.chain.insert(info.chain.end(), inner.info.chain.begin(), inner.info.chain.end());
     cause = std::move(inner.error);
   }

@@ -24,6 +24,20 @@ std::string demangled(const char* mangled) {
   return status == 0 ? name.get() : mangled;
 }
 
+/// "ns::(anonymous namespace)::f(int, g())" is "ns::(anonymous namespace)::f".
+std::string without_parameters(std::string name) {
+  std::size_t at = name.rfind(')');
+  if (at == std::string::npos) return name;
+  for (int depth = 0;; --at) {
+    if (name[at] == ')') ++depth;
+    if (name[at] == '(' && --depth == 0) break;
+    if (at == 0) return name;
+  }
+  // A name that ends in a parenthesis without having parameters: a lambda's.
+  if (at == 0 || name.compare(at, 21, "(anonymous namespace)") == 0) return name;
+  return name.substr(0, at);
+}
+
 }  // namespace
 
 std::string demangled_name(const std::type_info& type) { return demangled(type.name()); }
@@ -32,8 +46,7 @@ std::string function_name(const void* address) {
   const std::string symbol = platform::symbol_at(address);
   if (symbol.empty()) return fmt::format("function at {}", address);
   // Without the parameters: the call shows its arguments.
-  const std::string name = demangled(symbol.c_str());
-  return name.substr(0, name.find('('));
+  return without_parameters(demangled(symbol.c_str()));
 }
 
 std::string text_in_quotes(std::string_view text) {

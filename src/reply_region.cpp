@@ -66,7 +66,11 @@ void reply_writer::publish(const std::byte* filled_to) {
 }
 
 void reply_writer::ring_if_awaited() {
-  if (region_.parent_waits.exchange(0) == 1) platform::doorbell::raise(doorbell_);
+  if (region_.parent_waits.exchange(0) != 1) return;
+  // Without it the parent would not come for the rest.
+  if (!platform::doorbell::is_one(doorbell_) || !platform::doorbell::raise(doorbell_)) {
+    throw wire_error("the function has closed the descriptor that large results need");
+  }
 }
 
 byte_sink::window reply_writer::next(std::byte* filled_to) {

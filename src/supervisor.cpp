@@ -34,9 +34,6 @@ using platform::clock;
 using std::chrono::nanoseconds;
 using namespace std::chrono_literals;
 
-/// A call that lasts longer than this gets a watch that ends its processes if this one is killed.
-constexpr nanoseconds worth_a_death_watch = 200us;
-
 /// How soon to look at a quantity again that may grow by at most `rate` per nanosecond.
 nanoseconds until_it_may_be_used_up(double left, double rate, nanoseconds least, nanoseconds most) {
   const auto soonest = nanoseconds(static_cast<std::int64_t>(left / rate));
@@ -51,12 +48,13 @@ bool watches_growth(const settings& limits) {
 class supervised_call {
  public:
   supervised_call(const settings& limits, const platform::child_plan& plan, platform::child_process child,
-                  reply_region& region, platform::doorbell& bell)
+                  reply_region& region, platform::doorbell& bell, platform::doorbell& inner_bell)
       : limits_(limits),
         plan_(plan),
         child_(std::move(child)),
         region_(region),
         bell_(bell),
+        inner_bell_(inner_bell),
         reader_(region, largest_reply(limits)) {}
 
   supervised_call(const supervised_call&) = delete;
@@ -71,10 +69,11 @@ class supervised_call {
     schedule_first_looks();
     for (;;) {
       const auto until = next_look(deadline);
-      const auto woken = child_.wait(bell_, until);
+      const auto woken = child_.wait(bell_, &inner_bell_, until);
       if (woken == platform::child_process::woken_by::end) return ended_for::nothing;
       if (woken == platform::child_process::woken_by::doorbell) {
         bell_.clear();
+        inner_bell_.clear();
         if (cancelled.load()) return ended_for::cancelled;
         switch (reader_.take()) {
           case reply_reader::state::fine:
@@ -90,10 +89,6 @@ class supervised_call {
       if (deadline && now >= *deadline) return ended_for::wall_time;
       if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return ended_for::cpu_time;
       if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return ended_for::memory;
-      if (watch_start_ && now >= *watch_start_) {
-        death_watch_.start();
-        watch_start_.reset();
-      }
     }
   }
 
@@ -118,12 +113,11 @@ class supervised_call {
     if (watches_growth(limits_)) {
       memory_look_ = plan_.started + memory_interval(*limits_.memory());
     }
-    if (limits_.given().terminate_child_processes) watch_start_ = plan_.started + worth_a_death_watch;
   }
 
   [[nodiscard]] std::optional<clock::time_point> next_look(std::optional<clock::time_point> deadline) const {
     std::optional<clock::time_point> next;
-    for (const auto& time : {deadline, cpu_look_, memory_look_, watch_start_}) {
+    for (const auto& time : {deadline, cpu_look_, memory_look_}) {
       if (time && (!next || *time < *next)) next = time;
     }
     return next;
@@ -149,7 +143,7 @@ class supervised_call {
 
   bool memory_used_up(clock::time_point now) {
     const std::uint64_t limit = *limits_.memory();
-    const auto grown = child_.memory_growth(plan_.private_bytes);
+    const auto grown = child_.memory_growth(plan_.at_start);
     memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
     if (!grown || *grown <= limit) return false;
     memory_seen_ = *grown;
@@ -170,9 +164,9 @@ class supervised_call {
   platform::child_process child_;
   reply_region& region_;
   platform::doorbell& bell_;
+  platform::doorbell& inner_bell_;
   reply_reader reader_;
-  platform::parent_death_watch death_watch_;
-  std::optional<clock::time_point> cpu_look_, memory_look_, watch_start_;
+  std::optional<clock::time_point> cpu_look_, memory_look_;
   std::uint64_t memory_seen_ = 0;
   bool interrupt_forwarded_ = false;
   bool ended_ = false;
@@ -218,9 +212,14 @@ std::optional<nanoseconds> tighter(std::optional<nanoseconds> a, std::optional<n
 usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall) {
   usage used = status.usage;
   if (!status.usage_known) {
-    used.user_time = nanoseconds(region.user_ns.load());
-    used.system_time = nanoseconds(region.system_ns.load());
-    used.peak_memory = region.peak.load();
+    // The child's word, within what is possible; more than that where the parent has seen more.
+    const auto possible = [wall](std::uint64_t claimed) {
+      const auto most = static_cast<std::uint64_t>(wall.count()) * std::max(1u, std::thread::hardware_concurrency());
+      return nanoseconds(static_cast<std::int64_t>(std::min(claimed, most)));
+    };
+    used.user_time = std::max(used.user_time, possible(region.user_ns.load()));
+    used.system_time = possible(region.system_ns.load());
+    used.peak_memory = std::min(region.peak.load(), platform::physical_memory());
     used.page_faults = region.page_faults.load();
   }
   // A forked child begins with its parent's peak. It has at least the page that it runs on.
@@ -337,13 +336,19 @@ raw_outcome run(const settings& limits, child_task& task) {
   const reply_region_owner region;
   platform::doorbell bell;
   if (!bell) return failed_to_start(task, "make a doorbell", errno);
-  platform::interruptible_call interrupts(bell, limits.given().forceful_keyboard_interrupt);
+  // For this process's own use: the child does not keep it.
+  platform::doorbell inner_bell;
+  if (!inner_bell) return failed_to_start(task, "make a doorbell", errno);
+  platform::interruptible_call interrupts(inner_bell, limits.given().forceful_keyboard_interrupt);
   std::atomic<bool> cancelled{false};
   const std::stop_callback on_stop(limits.given().stop, [&] {
     cancelled.store(true);
-    platform::doorbell::raise(bell.descriptor());
+    platform::doorbell::raise(inner_bell.descriptor());
   });
   const held_mark mark(limits.given().terminate_child_processes);
+
+  platform::parent_death_watch death_watch;
+  if (limits.given().terminate_child_processes) death_watch.start();
 
   platform::child_plan plan;
   plan.limits = &limits;
@@ -351,7 +356,8 @@ raw_outcome run(const settings& limits, child_task& task) {
   plan.mark = mark.get();
   plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
   plan.doorbell = bell.descriptor();
-  if (watches_growth(limits)) plan.private_bytes = platform::mapped().private_writable;
+  if (watches_growth(limits)) plan.at_start = platform::mapped();
+  plan.waits_for_go = platform::somebody_else_may_reap();
   region.get().parent_waits.store(1);
   platform::flush_stdio();
   plan.started = clock::now();
@@ -365,7 +371,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   seen.cpu_limit = plan.cpu_limit;
   seen.wall_limit = limits.wall_time();
 
-  supervised_call call(limits, plan, std::move(forked.child), region.get(), bell);
+  supervised_call call(limits, plan, std::move(forked.child), region.get(), bell, inner_bell);
   seen.cause = call.watch(interrupts, cancelled);
   const platform::exit_status status = call.end();
   const nanoseconds wall = clock::now() - plan.started;

@@ -31,6 +31,7 @@ std::string why_not(feature what);
 struct mapped_memory {
   std::uint64_t address_space = 0;
   std::uint64_t private_writable = 0;  ///< without the main stack
+  std::uint64_t private_resident = 0;
 };
 mapped_memory mapped();
 /// True if this process has more than one thread.
@@ -61,19 +62,35 @@ class unique_fd {
   int fd_ = -1;
 };
 
+/// One that belongs to a call, and that no other call's child keeps.
+class call_fd : public unique_fd {
+ public:
+  call_fd() = default;
+  explicit call_fd(int fd);
+  call_fd(call_fd&&) noexcept = default;
+  call_fd& operator=(call_fd&&) noexcept = default;
+  ~call_fd();
+};
+
+/// In the child: closes the descriptors of all calls, but for its own doorbell.
+void close_descriptors_of_calls(int own_doorbell) noexcept;
+
 /// A flag that one process or a signal handler raises and another waits for.
-/// `raise` is async-signal-safe.
+/// `raise` is async-signal-safe; false: the descriptor is none any more.
 class doorbell {
  public:
   /// Invalid (false) with errno set when there is no descriptor left.
   doorbell();
   [[nodiscard]] explicit operator bool() const { return static_cast<bool>(fd_); }
   [[nodiscard]] int descriptor() const { return fd_.get(); }
-  static void raise(int descriptor) noexcept;
+  static bool raise(int descriptor) noexcept;
+  /// Never waits.
   void clear() noexcept;
+  /// True if the descriptor is (still) a doorbell: a function may have closed it and opened something else.
+  static bool is_one(int descriptor) noexcept;
 
  private:
-  unique_fd fd_;
+  call_fd fd_;
 };
 
 // --- a child --------------------------------------------------------------------------------------------
@@ -99,7 +116,8 @@ struct child_plan {
   call_mark mark;
   clock::time_point started;
   std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
-  std::uint64_t private_bytes = 0;                    ///< private memory that the child starts with
+  mapped_memory at_start;     ///< what the child starts with
+  bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
   int doorbell = -1;
 };
 
@@ -114,13 +132,14 @@ class child_process {
 
   enum class woken_by : std::uint8_t { nothing, doorbell, end };
   /// Waits for the child's end, the doorbell, a signal, or until `until`.
-  woken_by wait(const doorbell& bell, std::optional<clock::time_point> until) const;
+  /// `inner`: a bell that the child does not have, may be null.
+  woken_by wait(const doorbell& bell, const doorbell* inner, std::optional<clock::time_point> until) const;
   void send(int signal) const noexcept;
 
   /// CPU time of all its threads so far; empty if it cannot be told any more.
   [[nodiscard]] std::optional<std::chrono::nanoseconds> cpu_time() const;
   /// What it takes beyond what it had at its start: private and shared memory. Empty if it cannot be told.
-  [[nodiscard]] std::optional<std::uint64_t> memory_growth(std::uint64_t private_at_start) const;
+  [[nodiscard]] std::optional<std::uint64_t> memory_growth(const mapped_memory& at_start) const;
 
   /// Ends it, if it has not ended, and reaps it. `whole_tree`: ends what it started first.
   /// Comes back when they are gone.
@@ -129,7 +148,7 @@ class child_process {
  private:
   friend struct fork_result fork_child(const child_plan& plan);
   pid_t pid_ = -1;
-  unique_fd pidfd_;
+  call_fd pidfd_;
 };
 
 struct fork_result {
@@ -137,6 +156,9 @@ struct fork_result {
   child_process child;
   int error = 0;
 };
+
+/// True where an ended child may be reaped by the application, or by nobody, before this library comes to it.
+bool somebody_else_may_reap() noexcept;
 
 /// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`.
 /// The plan's region is the only one that the child gets.
@@ -173,8 +195,8 @@ void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
 
 // --- the end of the parent ----------------------------------------------------------------------------------
 
-/// While one exists, all marked processes of this program's calls end when the program is killed.
-/// Costs a system task; calls that last make one, short ones need none.
+/// While one exists, all marked processes of this program's calls end when the program is killed. Costs about what a
+/// thread costs; calls in flight at the same time share it.
 class parent_death_watch {
  public:
   parent_death_watch() = default;

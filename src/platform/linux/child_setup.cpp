@@ -58,12 +58,11 @@ void must(start_stage stage, long result) noexcept {
   if (result < 0) give_up(stage, result);
 }
 
-/// Soft and hard limit, never above what an outer call left.
+/// Soft and hard limit, never above what there is already.
 long tighten(int resource, std::uint64_t limit) noexcept {
   kernel_rlimit now{};
   if (const long failed = raw::call(SYS_prlimit64, 0, resource, nullptr, &now); failed < 0) return failed;
-  const std::uint64_t allowed = std::min(limit, now.hard);
-  const kernel_rlimit wanted{allowed, allowed};
+  const kernel_rlimit wanted{std::min(limit, now.soft), std::min(limit, now.hard)};
   return raw::call(SYS_prlimit64, 0, resource, &wanted, nullptr);
 }
 
@@ -242,7 +241,8 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
   empty_standard_input();
   forget_stdio();
-  forget_calls_in_flight(plan.doorbell);
+  forget_calls_in_flight();
+  close_descriptors_of_calls(plan.doorbell);
   if (!limits.given().name.empty()) show_as(limits.given().name);
   watch_for_crashes();
   if (limits.memory() || plan.cpu_limit) drop_privilege();
@@ -253,7 +253,8 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
 
   if (limits.wall_time()) limit_wall(plan.started + *limits.wall_time());
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
-  if (limits.memory()) limit_memory(limits, plan.private_bytes);
+  if (limits.memory()) limit_memory(limits, plan.at_start.private_writable);
+  while (plan.waits_for_go && plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
   plan.region->running.store(1, std::memory_order_release);
 }
 
@@ -269,7 +270,12 @@ std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   if (!surrounding.cpu_limit) return std::nullopt;
   timespec used{};
   ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  const auto spent = std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+  // Inner calls that are over count too, or many of them would use up many times the limit.
+  rusage of_children{};
+  ::getrusage(RUSAGE_CHILDREN, &of_children);
+  const auto spent = std::chrono::seconds(used.tv_sec + of_children.ru_utime.tv_sec + of_children.ru_stime.tv_sec) +
+                     std::chrono::nanoseconds(used.tv_nsec) +
+                     std::chrono::microseconds(of_children.ru_utime.tv_usec + of_children.ru_stime.tv_usec);
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
 }
 

@@ -103,7 +103,6 @@ long start_task(void* stack) {
 void start_watch(watch_state& shared) {
   void* stack = ::mmap(nullptr, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
   if (stack == MAP_FAILED) return;
-  shared.marks = program_marks();
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -133,6 +132,7 @@ void parent_death_watch::start() noexcept {
   if (started_ || own_mark() != 0) return;
   started_ = true;
   watch_state& shared = state();
+  const call_mark marks = program_marks();
   const std::lock_guard lock(detail::library_mutex);
   const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
   if (shared.owner != self) {
@@ -140,7 +140,10 @@ void parent_death_watch::start() noexcept {
     shared.users = 0;
     shared.task = 0;
   }
-  if (shared.users++ == 0) start_watch(shared);
+  if (shared.users++ == 0) {
+    shared.marks = marks;
+    start_watch(shared);
+  }
 }
 
 parent_death_watch::~parent_death_watch() {

@@ -100,13 +100,14 @@ mapped_memory mapped() {
   const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
   if (got <= 0) return {};
   text[got] = '\0';
-  unsigned long long total = 0, data = 0;
-  if (std::sscanf(text, "%llu %*u %*u %*u %*u %llu", &total, &data) != 2) return {};
+  unsigned long long total = 0, resident = 0, shared = 0, data = 0;
+  if (std::sscanf(text, "%llu %llu %llu %*u %*u %llu", &total, &resident, &shared, &data) != 4) return {};
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   // The kernel adds the main stack, which no limit on private memory counts; what that has at least is taken off again.
   constexpr std::uint64_t smallest_stack = 132 << 10;
   const std::uint64_t private_and_stack = data * page;
-  return {total * page, private_and_stack > smallest_stack ? private_and_stack - smallest_stack : 0};
+  return {total * page, private_and_stack > smallest_stack ? private_and_stack - smallest_stack : 0,
+          resident > shared ? (resident - shared) * page : 0};
 }
 
 bool has_several_threads() {
@@ -137,7 +138,9 @@ std::byte* reserve_memory(std::size_t size) noexcept {
 void release_memory(std::byte* data, std::size_t size) noexcept { ::munmap(data, size); }
 
 std::uint64_t physical_memory() {
-  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  static const auto bytes =
+      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
+  return bytes;
 }
 
 }  // namespace pynisher::platform

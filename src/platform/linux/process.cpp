@@ -9,13 +9,17 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <mutex>
+#include <string_view>
 #include <utility>
 
 #include "../../fork_safe_mutex.hpp"
@@ -121,16 +125,76 @@ unique_fd::~unique_fd() {
   if (fd_ >= 0) ::close(fd_);
 }
 
+namespace {
+
+/// The descriptors of all calls in flight, for their children to close. More than fit are inherited: harmless, but not
+/// theirs.
+constexpr std::size_t most_listed = 8192;
+std::atomic<int> listed[most_listed];  // plus one: zero is an empty place
+std::atomic<std::size_t> places_used{0};
+
+void list_descriptor(int fd) noexcept {
+  for (std::size_t place = 0; place < most_listed; ++place) {
+    int empty = 0;
+    if (listed[place].load(std::memory_order_relaxed) != 0 || !listed[place].compare_exchange_strong(empty, fd + 1)) {
+      continue;
+    }
+    std::size_t used = places_used.load();
+    while (used <= place && !places_used.compare_exchange_weak(used, place + 1)) {
+    }
+    return;
+  }
+}
+
+void unlist_descriptor(int fd) noexcept {
+  for (std::size_t place = 0; place < places_used.load(); ++place) {
+    int taken = fd + 1;
+    if (listed[place].load(std::memory_order_relaxed) == taken && listed[place].compare_exchange_strong(taken, 0)) {
+      return;
+    }
+  }
+}
+
+}  // namespace
+
+call_fd::call_fd(int fd) : unique_fd(fd) {
+  if (fd >= 0) list_descriptor(fd);
+}
+
+call_fd::~call_fd() {
+  if (get() >= 0) unlist_descriptor(get());
+}
+
+void close_descriptors_of_calls(int own_doorbell) noexcept {
+  const std::size_t used = places_used.load();
+  for (std::size_t place = 0; place < used; ++place) {
+    const int fd = listed[place].load() - 1;
+    if (fd < 0 || fd == own_doorbell) continue;
+    listed[place].store(0);
+    raw::call(SYS_close, fd);
+  }
+}
+
 doorbell::doorbell() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-void doorbell::raise(int descriptor) noexcept {
+bool doorbell::raise(int descriptor) noexcept {
   const std::uint64_t one = 1;
-  raw::call(SYS_write, descriptor, &one, sizeof one);
+  const long result = raw::call(SYS_write, descriptor, &one, sizeof one);
+  return result == sizeof one || result == -EAGAIN;
 }
 
 void doorbell::clear() noexcept {
+  // Not to wait is asked for here and not of the descriptor, whose flags a child can change.
   std::uint64_t count = 0;
-  raw::call(SYS_read, fd_.get(), &count, sizeof count);
+  const iovec to{&count, sizeof count};
+  raw::call(SYS_preadv2, fd_.get(), &to, 1, -1, -1, RWF_NOWAIT);
+}
+
+bool doorbell::is_one(int descriptor) noexcept {
+  char path[32] = "/proc/self/fd/", target[64];
+  std::to_chars(path + std::strlen(path), path + sizeof path - 1, descriptor);
+  const long size = raw::call(SYS_readlinkat, AT_FDCWD, path, target, sizeof target);
+  return size > 0 && std::string_view(target, static_cast<std::size_t>(size)) == "anon_inode:[eventfd]";
 }
 
 // --- fork ---------------------------------------------------------------------------------------------------
@@ -161,6 +225,13 @@ pid_t fork_with(detail::reply_region& region) {
 
 }  // namespace
 
+bool somebody_else_may_reap() noexcept {
+  struct sigaction now {};
+  ::sigaction(SIGCHLD, nullptr, &now);
+  const bool default_action = (now.sa_flags & (SA_SIGINFO | SA_NOCLDWAIT)) == 0 && now.sa_handler == SIG_DFL;
+  return !default_action;
+}
+
 fork_result fork_child(const child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
   sigset_t all, before;
@@ -188,8 +259,10 @@ fork_result fork_child(const child_plan& plan) {
   }
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
-  result.child.pidfd_ = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  result.child.pidfd_ = call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
+  plan.region->go.store(1);
+  if (plan.waits_for_go) wake_waiters(plan.region->go);
   if (!result.child.pidfd_ && errno != ESRCH) {
     result.where = fork_result::side::failed;
     result.error = errno;
@@ -202,14 +275,17 @@ fork_result fork_child(const child_plan& plan) {
 
 // --- a running child ------------------------------------------------------------------------------------------
 
-child_process::woken_by child_process::wait(const doorbell& bell, std::optional<clock::time_point> until) const {
+child_process::woken_by child_process::wait(const doorbell& bell, const doorbell* inner,
+                                            std::optional<clock::time_point> until) const {
   if (!pidfd_) return woken_by::end;
-  pollfd watched[] = {{bell.descriptor(), POLLIN, 0}, {pidfd_.get(), POLLIN, 0}};
+  pollfd watched[] = {{pidfd_.get(), POLLIN, 0},
+                      {bell.descriptor(), POLLIN, 0},
+                      {inner == nullptr ? -1 : inner->descriptor(), POLLIN, 0}};
   timespec timeout{};
   if (until) timeout = to_timespec(std::max(std::chrono::nanoseconds(0), *until - clock::now()));
-  const int ready = ::ppoll(watched, 2, until ? &timeout : nullptr, nullptr);
+  const int ready = ::ppoll(watched, std::size(watched), until ? &timeout : nullptr, nullptr);
   if (ready <= 0) return woken_by::nothing;
-  return watched[0].revents != 0 ? woken_by::doorbell : woken_by::end;
+  return watched[0].revents != 0 ? woken_by::end : woken_by::doorbell;
 }
 
 void child_process::send(int signal) const noexcept {
@@ -225,7 +301,7 @@ std::optional<std::chrono::nanoseconds> child_process::cpu_time() const {
   return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
-std::optional<std::uint64_t> child_process::memory_growth(std::uint64_t private_at_start) const {
+std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& at_start) const {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/status", static_cast<int>(pid_));
   const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
@@ -237,9 +313,11 @@ std::optional<std::uint64_t> child_process::memory_growth(std::uint64_t private_
     const char* at = std::strstr(text, field);
     return at == nullptr ? 0 : std::strtoull(at + std::strlen(field), nullptr, 10) * 1024;
   };
-  const std::uint64_t private_now = kilobytes("\nVmData:");
-  const std::uint64_t grown = private_now > private_at_start ? private_now - private_at_start : 0;
-  return grown + kilobytes("\nRssShmem:");
+  const auto growth = [](std::uint64_t now, std::uint64_t before) { return now > before ? now - before : 0; };
+  // What may be written, and what is there: pages that were filled and then made read-only are only the latter.
+  const std::uint64_t writable = growth(kilobytes("\nVmData:"), at_start.private_writable);
+  const std::uint64_t present = growth(kilobytes("\nRssAnon:"), at_start.private_resident);
+  return std::max(writable, present) + kilobytes("\nRssShmem:");
 }
 
 // --- its end ----------------------------------------------------------------------------------------------------
@@ -264,6 +342,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     }
     tree_gone = !adoption && !has_ended();
   }
+  const auto cpu_before_end = cpu_time();
   if (!has_ended()) {
     send(SIGKILL);
   } else {
@@ -291,6 +370,8 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
     }
     result = status_kept_by(pidfd_.get());
+    // What the child noted itself it noted at an orderly end only.
+    if (cpu_before_end) result.usage.user_time = *cpu_before_end;
   }
   if (!tree_gone && mark.value != 0) kill_marked(mark);
   pid_ = -1;

@@ -11,7 +11,9 @@
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 
+#include "../../fork_safe_mutex.hpp"
 #include "raw_syscall.hpp"
 
 namespace pynisher::platform {
@@ -21,12 +23,13 @@ namespace {
 // --- marks --------------------------------------------------------------------------------------------------
 //
 //   bit 62      1: a mark
-//   61 .. 32    the program that made the outermost call: random
-//   31 .. 16    one of its calls
-//   15 .. 8     a call inside of that one, 255: none
-//    7 .. 0     a call inside of that one, 255: none
+//   61 .. 38    the program that made the outermost call: random
+//   37 .. 24    one of its calls in flight
+//   23 ..  8    a call inside of that one, 65535: none
+//    7 ..  0    a call inside of that one, 255: none
 //
-// An inner mark is smaller than the outer one, which is the only direction that needs no privilege.
+// An inner mark is smaller than the outer one, which is the only direction that needs no privilege. Inner numbers are
+// scattered by process and call: several processes of one outer call may make calls, and share no table of slots.
 
 constexpr std::uint64_t mark_bit = std::uint64_t{1} << 62;
 constexpr std::uint64_t is_mark_mask = std::uint64_t{3} << 62;
@@ -71,28 +74,39 @@ class slots {
   std::array<std::atomic<bool>, Count> taken_{};
 };
 
-constexpr std::size_t outer_calls = 0xffff;
-constexpr std::size_t inner_calls = 0xff;
+constexpr std::uint64_t program_bits_mask = std::uint64_t{0xffffff} << 38;
+constexpr int outer_shift = 24;
+constexpr std::size_t outer_calls = 0x3fff;
+constexpr std::uint64_t no_inner_call = 0xffffff;
+constexpr std::uint64_t outer_span = no_inner_call + 1;
+constexpr std::uint64_t no_second_call = 0xff;
+constexpr std::uint64_t inner_span = no_second_call + 1;
 
 slots<outer_calls> outer_slots;
-slots<inner_calls> inner_slots;
-std::atomic<pid_t> slots_owner{0};
-std::atomic<std::uint64_t> program_id{0};
+std::atomic<std::uint32_t> inner_calls{0};
+pid_t program_owner = 0;
+std::uint64_t program_id = 0;
 
 /// A forked copy of the program is a program of its own, in which no call is in flight yet.
 std::uint64_t program_bits() noexcept {
   const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
-  if (slots_owner.load() != self) {
-    std::uint32_t random = 0;
+  const std::lock_guard lock(detail::library_mutex);
+  if (program_owner != self) {
+    std::uint64_t random = 0;
     if (raw::call(SYS_getrandom, &random, sizeof random, GRND_NONBLOCK) != sizeof random) {
       timespec now{};
       raw::call(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
-      random = static_cast<std::uint32_t>(now.tv_nsec) * 2654435761u ^ static_cast<std::uint32_t>(self);
+      random = static_cast<std::uint64_t>(now.tv_nsec) * 0x9e3779b97f4a7c15u ^ static_cast<std::uint64_t>(self);
     }
-    program_id.store(std::uint64_t{random & 0x3fffffffu} << 32);
-    slots_owner.store(self);
+    program_id = (random << 38) & program_bits_mask;
+    program_owner = self;
   }
-  return program_id.load();
+  return program_id;
+}
+
+std::uint64_t scattered_inner_number() noexcept {
+  const auto self = static_cast<std::uint64_t>(raw::call(SYS_getpid));
+  return self * 40503u + inner_calls.fetch_add(1, std::memory_order_relaxed);
 }
 
 // --- reading /proc with nothing but a buffer on the stack ------------------------------------------------------
@@ -152,21 +166,43 @@ bool for_each_number(const char* directory, Visit visit) noexcept {
   return true;
 }
 
-/// 'R', 'S', 'Z', ...; 0 when the process is gone.
-char state_of(pid_t pid) noexcept {
+/// True if no thread of it runs any more. A process whose first thread has ended shows as a zombie as well, while its
+/// other threads go on.
+bool is_dead(pid_t pid) noexcept {
   const long fd = open_for_reading(proc_path().add("/proc/").add(pid).add("/stat").c_str());
-  if (fd < 0) return 0;
+  if (fd < 0) return true;
   char text[512];
   const long got = raw::call(SYS_read, fd, text, sizeof text - 1);
   raw::call(SYS_close, fd);
-  // The name may hold anything, so the state is what follows the last parenthesis.
-  for (long i = got - 1; i > 0; --i) {
-    if (text[i] == ')') return i + 2 < got ? text[i + 2] : '\0';
+  // The name may hold anything, so the fields are counted from the last parenthesis: the state is the third, the number
+  // of threads the twentieth.
+  long at = got - 1;
+  while (at > 0 && text[at] != ')') --at;
+  if (at + 2 >= got) return true;
+  const char state = text[at + 2];
+  if (state != 'Z' && state != 'X') return false;
+  int field = 2;
+  for (; at < got && field < 20; ++at) {
+    if (text[at] == ' ') ++field;
   }
-  return 0;
+  long threads = 0;
+  for (; at < got && text[at] >= '0' && text[at] <= '9'; ++at) threads = threads * 10 + (text[at] - '0');
+  return threads <= 1;
 }
 
-bool is_dead(char state) { return state == 0 || state == 'Z' || state == 'X'; }
+/// The number that the system gave to a process last; 0 if it does not say.
+long last_pid() noexcept {
+  const long fd = open_for_reading("/proc/loadavg");
+  if (fd < 0) return 0;
+  char text[128];
+  const long got = raw::call(SYS_read, fd, text, sizeof text);
+  raw::call(SYS_close, fd);
+  long at = got;
+  while (at > 0 && text[at - 1] != ' ') --at;
+  long number = 0;
+  for (; at < got && text[at] >= '0' && text[at] <= '9'; ++at) number = number * 10 + (text[at] - '0');
+  return number;
+}
 
 /// Calls `visit(pid)` for the children of all threads of `pid`.
 template <class Visit>
@@ -198,7 +234,7 @@ void for_each_child(pid_t pid, Visit visit) noexcept {
 int kill_below(pid_t pid, int depth) noexcept {
   int alive = 0;
   for_each_child(pid, [&](pid_t child) {
-    if (is_dead(state_of(child))) return;
+    if (is_dead(child)) return;
     // One that may not be killed (a set-user-ID program) is nobody to wait for.
     if (raw::call(SYS_kill, child, SIGKILL) == 0) ++alive;
     if (depth > 0) alive += kill_below(child, depth - 1);
@@ -222,55 +258,51 @@ bool has_no_children() noexcept {
 std::uint64_t own_mark() noexcept { return mark_of(0); }
 
 call_mark program_marks() noexcept {
-  return {mark_bit | program_bits() | 0xffffffffu, std::uint64_t{1} << 32};
+  constexpr std::uint64_t all_calls = (std::uint64_t{1} << 38) - 1;
+  return {mark_bit | program_bits() | all_calls, all_calls + 1};
 }
 
 call_mark new_mark() {
-  const std::uint64_t bits = program_bits();
   const std::uint64_t outer = own_mark();
   if (outer == 0) {
     const std::size_t slot = outer_slots.take();
     if (slot == outer_calls) return {};
-    return {mark_bit | bits | (std::uint64_t{slot} << 16) | 0xffffu, 0x10000u};
+    return {mark_bit | program_bits() | (std::uint64_t{slot} << outer_shift) | no_inner_call, outer_span};
   }
-  const bool first_level = (outer & 0xffff) == 0xffff;
-  const bool second_level = !first_level && (outer & 0xff) == 0xff;
-  if (!first_level && !second_level) return {};
-  const std::size_t slot = inner_slots.take();
-  if (slot == inner_calls) return {};
-  if (first_level) return {(outer & ~std::uint64_t{0xffff}) | (std::uint64_t{slot} << 8) | 0xffu, 0x100u};
-  return {(outer & ~std::uint64_t{0xff}) | slot, 1u};
+  if ((outer & no_inner_call) == no_inner_call) {
+    return {(outer & ~no_inner_call) | (scattered_inner_number() % 0xffff << 8) | no_second_call, inner_span};
+  }
+  if ((outer & no_second_call) == no_second_call) {
+    return {(outer & ~no_second_call) | (scattered_inner_number() % no_second_call), 1};
+  }
+  return {};
 }
 
 void release_mark(const call_mark& mark) {
-  if (mark.value == 0) return;
-  if (mark.span == 0x10000u) {
-    outer_slots.give_back((mark.value >> 16) & 0xffff);
-  } else if (mark.span == 0x100u) {
-    inner_slots.give_back((mark.value >> 8) & 0xff);
-  } else {
-    inner_slots.give_back(mark.value & 0xff);
-  }
+  if (mark.span == outer_span) outer_slots.give_back((mark.value >> outer_shift) & outer_calls);
 }
 
 int kill_descendants(pid_t pid) noexcept { return kill_below(pid, 16); }
 
 void kill_marked(const call_mark& mark) noexcept {
-  // A process can fork while the directory is being read, into a number already passed: its child is found in the
-  // next round. Only two rounds in a row without a living one are an end.
-  for (int quiet_rounds = 0; quiet_rounds < 2;) {
+  // A process can fork and exit while the directory is being read, so that neither it nor its child is met. A round is
+  // an end if it met none alive and no process was made meanwhile; where processes are always being made, many are.
+  constexpr int enough_quiet_rounds = 40;
+  for (int quiet_rounds = 0; quiet_rounds < enough_quiet_rounds;) {
+    const long last_before = last_pid();
     bool found = false;
     const bool readable = for_each_number("/proc", [&](pid_t pid) {
-      if (!carries(pid, mark) || is_dead(state_of(pid))) return;
+      if (!carries(pid, mark) || is_dead(pid)) return;
       if (raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
     });
     if (!readable) return;
     quiet_rounds = found ? 0 : quiet_rounds + 1;
+    if (!found && last_before != 0 && last_before == last_pid()) break;
     if (found) yield_for(50'000);
   }
   // Dead ones are still there until their new parent has reaped them. That may be this process, where it is a
   // subreaper; else wait for the parent, but not for one that does not do its duty.
-  for (int round = 0; round < 200; ++round) {
+  for (int round = 0; round < 40; ++round) {
     bool found = false;
     for_each_number("/proc", [&](pid_t pid) {
       if (!carries(pid, mark)) return;

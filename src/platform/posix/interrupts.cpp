@@ -169,11 +169,13 @@ void take_pending_default_action() {
   if (default_action_pending.exchange(false)) ::raise(SIGINT);
 }
 
-void forget_calls_in_flight(int own_doorbell) noexcept {
-  interrupt_state::for_each([own_doorbell](interrupt_state::slot& s) {
-    const int bell = s.bell.exchange(-1);
-    if (bell >= 0 && bell != own_doorbell) ::close(bell);
-    s.taken.store(false);
+void forget_calls_in_flight() noexcept {
+  interrupt_state::for_each([](interrupt_state::slot& s) {
+    // Written to only where there is something: it costs a copied page.
+    if (s.taken.load()) {
+      s.bell.store(-1);
+      s.taken.store(false);
+    }
     return false;
   });
   if (installed) {

@@ -36,7 +36,7 @@ class interruptible_call {
 /// action is what awaits the signal, takes it.
 void take_pending_default_action();
 
-/// In the child: closes what belongs to other calls, and gives SIGINT back to the application.
-void forget_calls_in_flight(int own_doorbell) noexcept;
+/// In the child: no call is in flight here, and SIGINT is the application's again.
+void forget_calls_in_flight() noexcept;
 
 }  // namespace pynisher::platform

@@ -5,6 +5,16 @@
 
 #include "../contract.hpp"
 
+// Exported by glibc, declared by none of its headers any more.
+extern "C" {
+[[gnu::weak]] void* _IO_iter_begin();
+[[gnu::weak]] void* _IO_iter_end();
+[[gnu::weak]] void* _IO_iter_next(void*);
+[[gnu::weak]] FILE* _IO_iter_file(void*);
+[[gnu::weak]] void _IO_list_lock();
+[[gnu::weak]] void _IO_list_unlock();
+}
+
 namespace pynisher::platform {
 
 namespace {
@@ -35,14 +45,22 @@ void flush_iostreams() {
 
 void flush_stdio() {
   flush_iostreams();
-  // Flushing everything waits for every stream's lock, and a thread that waits for input holds the one of stdin.
-  if (::ftrylockfile(stdin) == 0) {
-    ::fflush(nullptr);
-    ::funlockfile(stdin);
-  } else {
+  // fflush(nullptr) waits for every stream's lock, and a thread that waits for input holds one. glibc lets one walk
+  // over the streams; what another thread is using right now is that thread's to flush.
+  if (_IO_iter_begin == nullptr || _IO_iter_end == nullptr || _IO_iter_next == nullptr || _IO_iter_file == nullptr ||
+      _IO_list_lock == nullptr || _IO_list_unlock == nullptr) {
     ::fflush(stdout);
     ::fflush(stderr);
+    return;
   }
+  _IO_list_lock();
+  for (void* at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
+    FILE* stream = _IO_iter_file(at);
+    if (::__fpending(stream) == 0 || ::ftrylockfile(stream) != 0) continue;
+    ::fflush(stream);
+    ::funlockfile(stream);
+  }
+  _IO_list_unlock();
 }
 
 void forget_stdio() noexcept {

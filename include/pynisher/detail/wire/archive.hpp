@@ -294,8 +294,10 @@ template <class T, class A>
 void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   const std::size_t count = ar.read_count();
   values.clear();
-  // Room for what the bytes can back; more only as elements really arrive.
-  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / sizeof(T) + 1;
+  // Room for what the bytes can back; more only as elements really arrive. Anything with a count of its own takes at
+  // least the bytes of that.
+  constexpr std::size_t least = requires { typename T::value_type; } ? sizeof(cereal::size_type) : sizeof(T);
+  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / least + 1;
   values.reserve(std::min(count, backed));
   if (values.capacity() >= count) expect_large_block(values.data(), count * sizeof(T));
   for (std::size_t i = 0; i < count; ++i) {

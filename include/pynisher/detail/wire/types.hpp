@@ -4,7 +4,9 @@
 
 #include <array>
 #include <chrono>
+#include <deque>
 #include <filesystem>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -116,6 +118,25 @@ struct crossing<C>
 template <container C>
   requires(!requires { typename C::mapped_type; })
 struct crossing<C> : std::bool_constant<can_cross<typename C::value_type> && cereal_knows<C>::value> {};
+
+// Read here for the same reason as vectors: cereal makes all elements that are claimed before it reads the first.
+template <class Sequence>
+void load_one_by_one(input_archive& ar, Sequence& values) {
+  const std::size_t count = ar.read_count();
+  values.clear();
+  for (std::size_t i = 0; i < count; ++i) {
+    values.emplace_back();
+    ar(values.back());
+  }
+}
+template <class T, class A>
+void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::list<T, A>& values) {
+  load_one_by_one(ar, values);
+}
+template <class T, class A>
+void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::deque<T, A>& values) {
+  load_one_by_one(ar, values);
+}
 
 // std::filesystem::path: cereal has none.
 inline void CEREAL_SAVE_FUNCTION_NAME(output_archive& ar, const std::filesystem::path& path) {
