@@ -11,11 +11,16 @@ namespace pynisher::detail {
 
 namespace {
 
-/// "ml::fit<a::b>" is "fit<a::b>" without its namespaces.
+/// "ml::fit<a::b>" is "fit<a::b>" without what it stands in.
 std::string_view last_component(std::string_view name) {
-  const std::string_view head = name.substr(0, name.find('<'));
-  const std::size_t colons = head.rfind("::");
-  return colons == std::string_view::npos ? name : name.substr(colons + 2);
+  int depth = 0;
+  std::size_t begin = 0;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    if (name[i] == '<' || name[i] == '(') ++depth;
+    if (name[i] == '>' || name[i] == ')') --depth;
+    if (depth == 0 && name.substr(i, 2) == "::") begin = i + 2;
+  }
+  return name.substr(begin);
 }
 
 const char* limit_name(wrap_as target) {

@@ -76,7 +76,7 @@ class memory_size {
   constexpr memory_size(Number bytes) : number_(static_cast<long double>(bytes)), set_(true) {}
   template <detail::number Number>
   constexpr memory_size(Number number, std::string_view unit)
-      : number_(static_cast<long double>(number)), unit_(unit), set_(true) {}
+      : number_(static_cast<long double>(number)), unit_(unit.empty() ? "(none)" : unit), set_(true) {}
 
   [[nodiscard]] constexpr bool has_value() const { return set_; }
   [[nodiscard]] constexpr explicit operator bool() const { return set_; }
@@ -134,7 +134,7 @@ class time_span {
   constexpr time_span(Number seconds) : number_(static_cast<long double>(seconds)), set_(true) {}
   template <detail::number Number>
   constexpr time_span(Number number, std::string_view unit)
-      : number_(static_cast<long double>(number)), unit_(unit), set_(true) {}
+      : number_(static_cast<long double>(number)), unit_(unit.empty() ? "(none)" : unit), set_(true) {}
   template <class Rep, class Period>
   constexpr time_span(std::chrono::duration<Rep, Period> d)
       : number_(static_cast<long double>(d.count()) * static_cast<long double>(Period::num) *

@@ -6,10 +6,13 @@
 #include <chrono>
 #include <deque>
 #include <filesystem>
+#include <forward_list>
 #include <list>
 #include <map>
 #include <memory>
 #include <optional>
+#include <queue>
+#include <stack>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -40,6 +43,7 @@
 #include <cereal/types/utility.hpp>
 #include <cereal/types/valarray.hpp>
 #include <cereal/types/variant.hpp>
+#include <cereal/types/vector.hpp>
 
 #include <pynisher/detail/wire/archive.hpp>
 
@@ -104,6 +108,13 @@ struct crossing<std::shared_ptr<T>>
 template <class T>
 struct crossing<std::weak_ptr<T>> : std::bool_constant<trust_pointer<std::weak_ptr<T>> && can_cross<T>> {};
 
+template <class T, class C>
+struct crossing<std::queue<T, C>> : std::bool_constant<can_cross<C>> {};
+template <class T, class C>
+struct crossing<std::stack<T, C>> : std::bool_constant<can_cross<C>> {};
+template <class T, class C, class Compare>
+struct crossing<std::priority_queue<T, C, Compare>> : std::bool_constant<can_cross<C>> {};
+
 /// Containers with an allocator and what they hold: `vector<T, A>`, `set<T, C, A>`, `map<K, V, C, A>`, ...
 template <class C>
 concept container = requires {
@@ -136,6 +147,17 @@ void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::list<T, A>& values) {
 template <class T, class A>
 void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::deque<T, A>& values) {
   load_one_by_one(ar, values);
+}
+
+template <class T, class A>
+void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::forward_list<T, A>& values) {
+  const std::size_t count = ar.read_count();
+  values.clear();
+  auto last = values.before_begin();
+  for (std::size_t i = 0; i < count; ++i) {
+    last = values.emplace_after(last);
+    ar(*last);
+  }
 }
 
 // std::filesystem::path: cereal has none.
