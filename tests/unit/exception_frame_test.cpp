@@ -162,7 +162,7 @@ void expect_execution_failed(const received_exception& arrived, const std::strin
     EXPECT_EQ(e.excinfo().type_name, type_name);
     EXPECT_EQ(e.excinfo().message, message);
     EXPECT_EQ(e.excinfo().pid, ::getpid());
-    EXPECT_THAT(e.excinfo().formatted, testing::AllOf(HasSubstr(type_name), HasSubstr(message)));
+    EXPECT_THAT(e.excinfo().formatted, testing::AllOf(HasSubstr(type_name), HasSubstr(message.substr(0, 100))));
   } catch (...) {
     ADD_FAILURE() << type_name << " is no ExecutionFailed";
   }
@@ -391,7 +391,13 @@ TEST(RegisteredExceptions, MayBeFinal) {
   expect_arrives<shop::last>(sent(thrown(shop::last("done"))), [](const auto& e) { EXPECT_STREQ(e.what(), "done"); });
 }
 
-TEST(RegisteredExceptions, MayBeRegisteredAgainAndAtRunTime) {
+/// For what stays for the life of the process: registrations, kept names and texts. In a process of its own.
+[[noreturn]] void leave_after(void (*checks)()) {
+  checks();
+  std::_Exit(testing::Test::HasFailure() ? 1 : 0);
+}
+
+void register_again() {
   struct local : std::runtime_error {
     using std::runtime_error::runtime_error;
   };
@@ -399,6 +405,10 @@ TEST(RegisteredExceptions, MayBeRegisteredAgainAndAtRunTime) {
   p::register_exception<local>();
   p::register_exception<local>();
   expect_arrives<local>(sent(thrown(local("x"))), [](const auto& e) { EXPECT_STREQ(e.what(), "x"); });
+}
+
+TEST(RegisteredExceptions, MayBeRegisteredAgainAndAtRunTime) {
+  EXPECT_EXIT(leave_after(register_again), testing::ExitedWithCode(0), "");
 }
 
 TEST(UnregisteredExceptions, ArriveAsTheirNearestRegisteredBaseWithTheirOwnName) {
@@ -598,14 +608,14 @@ TEST(HostileExceptions, ThatCannotBeRebuiltAreRefusedAndNotThrownThrough) {
 }
 
 // The names of categories and the texts thrown as pointers are kept for good: a child must not fill the parent.
-TEST(HostileExceptions, DoNotFillTheParentWithCategories) {
+void fill_categories() {
   for (int i = 0; i < 3000; ++i) (void)p::detail::category_named("category " + std::to_string(i));
   EXPECT_EQ(&p::detail::category_named("one more than are kept"), &std::generic_category());
   EXPECT_EQ(&p::detail::category_named(std::string(100'000, 'x')), &std::generic_category());
   EXPECT_EQ(&p::detail::category_named("system"), &std::system_category());
 }
 
-TEST(HostileExceptions, DoNotFillTheParentWithTexts) {
+void fill_texts() {
   const std::string large(8 << 20, 'x');
   std::string last;
   for (int i = 0; i < 4; ++i) {
@@ -618,6 +628,11 @@ TEST(HostileExceptions, DoNotFillTheParentWithTexts) {
   }
   EXPECT_LT(last.size(), 200u) << "the text is replaced by one that says so";
   EXPECT_THAT(last, HasSubstr("not kept"));
+}
+
+TEST(HostileExceptions, DoNotFillTheParent) {
+  EXPECT_EXIT(leave_after(fill_categories), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(leave_after(fill_texts), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

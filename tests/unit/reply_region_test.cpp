@@ -36,6 +36,8 @@ struct channel {
   reply_region& region = owner.get();
   reply_writer writer{region, bell.descriptor()};
   output_archive archive{writer, writer.first()};
+  /// As before a fork: the first ring is asked for before there is anybody to ring.
+  channel() { region.parent_waits.store(1); }
 };
 
 std::string text_of(const reply_bytes& bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
@@ -248,7 +250,6 @@ TEST(StartStages, HaveNames) {
 
 /// Plays the parent until the reply is there or worth nothing.
 reply_reader::reply received(channel& c, reply_reader& reader, std::thread& child) {
-  c.region.parent_waits.store(1);
   while (!reader.complete()) {
     if (reader.take() != state::fine) break;
     // The next ring, or the commit of a reply too small to be rung for.
@@ -302,7 +303,6 @@ TEST(LargeReply, EndsWithTheBellWhileTheParentWaitsForIt) {
   });
   reply_reader reader(c.region, unlimited);
   // Nothing but the bell: a ring that is missed would leave both sides waiting for ever.
-  c.region.parent_waits.store(1);
   while (!reader.complete()) {
     eventfd_t rings = 0;
     ::fcntl(c.bell.descriptor(), F_SETFL, ::fcntl(c.bell.descriptor(), F_GETFL) & ~O_NONBLOCK);

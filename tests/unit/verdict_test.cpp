@@ -253,15 +253,6 @@ const row death_table[] = {
 INSTANTIATE_TEST_SUITE_P(Death, Verdict, testing::ValuesIn(death_table),
                          [](const auto& param_info) { return std::string(param_info.param.title); });
 
-// A child can write its notes at any time. What the parent did to it, it knows better than the child.
-TEST(Verdict, AClaimThatTheStartFailedDoesNotHideALimitThatTheParentEnforced) {
-  const auto claim = failed_at(start_stage::name, EINVAL);
-  EXPECT_EQ(judge(seen({limits_set, claim, ended_by_parent_for(ended_for::wall_time)})), verdict::wall_timeout);
-  EXPECT_EQ(judge(seen({limits_set, claim, ended_by_parent_for(ended_for::cpu_time)})), verdict::cpu_timeout);
-  EXPECT_EQ(judge(seen({limits_set, claim, ended_by_parent_for(ended_for::memory)})), verdict::memory_limit);
-  EXPECT_EQ(judge(seen({limits_set, claim, ended_by_parent_for(ended_for::cancelled)})), verdict::cancelled);
-}
-
 // --- sentences --------------------------------------------------------------------------------------------
 
 std::string sentence(const evidence& e, const std::string& detail = {}) {
