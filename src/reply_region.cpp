@@ -145,10 +145,18 @@ bool reply_reader::more_comes_soon() const {
 }
 
 reply_reader::state reply_reader::take() {
+  // Not for longer than this, whatever the child does: whoever called has deadlines to look at. What is left then is
+  // rung for by the next window, or found at the child's end.
+  const auto until = platform::clock::now() + std::chrono::milliseconds(1);
   while (state_ == state::fine) {
-    if (take_some() || more_comes_soon()) continue;
+    if (platform::clock::now() < until && (take_some() || more_comes_soon())) continue;
     // Asked for the bell, and looked once more: either there is something now, or the bell will ring.
     region_.parent_waits.store(1);
+    if (platform::clock::now() >= until) {
+      // Once more with the bell asked for: a child that waits for room gets some, goes on, and rings.
+      take_some();
+      break;
+    }
     if (state_ != state::fine || region_.written.load() == taken_) break;
   }
   return state_;
@@ -159,7 +167,8 @@ bool reply_reader::complete() const { return region_.committed.load(std::memory_
 reply_reader::reply reply_reader::finish() {
   reply result;
   if (region_.committed.load(std::memory_order_acquire) == 0) return result;
-  take();
+  while (state_ == state::fine && take_some()) {
+  }
   const commit_record record{region_.kind.load(std::memory_order_relaxed),
                              region_.begin.load(std::memory_order_relaxed),
                              region_.end.load(std::memory_order_relaxed)};

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <string>
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <pynisher/outcome.hpp>
 #include <pynisher/units.hpp>
@@ -21,6 +21,10 @@ namespace pynisher {
 /// "1.5 s", "2 min", "40 ms".
 [[nodiscard]] std::string to_string(std::chrono::nanoseconds time);
 [[nodiscard]] std::string to_string(time_span span);
+template <class Rep, class Period>
+[[nodiscard]] std::string to_string(std::chrono::duration<Rep, Period> time) {
+  return to_string(std::chrono::duration_cast<std::chrono::nanoseconds>(time));
+}
 /// "1.2 s wall, 1.1 s CPU, 80 MiB"
 [[nodiscard]] std::string to_string(const usage& use);
 

@@ -63,7 +63,7 @@ class output_archive : public cereal::OutputArchive<output_archive> {
 
   void write(const void* data, std::size_t size) {
     if (size <= static_cast<std::size_t>(end_ - at_)) [[likely]] {
-      std::memcpy(at_, data, size);
+      if (size > 0) std::memcpy(at_, data, size);
       at_ += size;
     } else {
       write_through(static_cast<const std::byte*>(data), size);
