@@ -75,7 +75,7 @@ template <class R>
 class [[nodiscard]] outcome : public detail::outcome_base {
  public:
   outcome(pynisher::verdict v, pynisher::usage u, std::exception_ptr error, std::string explanation,
-          std::optional<R> value)
+          std::optional<R>&& value)
       : outcome_base(v, u, std::move(error), std::move(explanation)), value_(std::move(value)) {}
 
   /// The value; throws what the call would have thrown.

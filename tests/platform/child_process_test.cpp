@@ -111,25 +111,25 @@ TEST(PlatformChild, CannotBeStartedWhereNoProcessMayBe) {
 
 TEST(PlatformChild, WaitIsWokenByItsEnd) {
   started_child child([] { return 3; });
-  EXPECT_EQ(child.child().wait(child.bell(), std::nullopt), woken::end);
-  EXPECT_EQ(child.child().wait(child.bell(), std::nullopt), woken::end) << "it stays ended";
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, std::nullopt), woken::end);
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, std::nullopt), woken::end) << "it stays ended";
   EXPECT_EQ(child.end(true).value, 3);
 }
 
 TEST(PlatformChild, WaitIsWokenByTheDoorbell) {
   started_child child([&] { support::sleep_forever(); });
   platform::doorbell::raise(child.bell().descriptor());
-  EXPECT_EQ(child.child().wait(child.bell(), std::nullopt), woken::doorbell);
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, std::nullopt), woken::doorbell);
   child.bell().clear();
-  EXPECT_EQ(child.child().wait(child.bell(), platform::clock::now() + 5ms), woken::nothing);
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, platform::clock::now() + 5ms), woken::nothing);
 }
 
 TEST(PlatformChild, WaitEndsNotBeforeItsTime) {
   started_child child([] { support::sleep_forever(); });
   const auto until = platform::clock::now() + 20ms;
-  EXPECT_EQ(child.child().wait(child.bell(), until), woken::nothing);
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, until), woken::nothing);
   EXPECT_GE(platform::clock::now(), until);
-  EXPECT_EQ(child.child().wait(child.bell(), platform::clock::now() - 1h), woken::nothing) << "a time long past";
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, platform::clock::now() - 1h), woken::nothing) << "a time long past";
 }
 
 TEST(PlatformChild, WaitIsWokenByASignal) {
@@ -141,7 +141,7 @@ TEST(PlatformChild, WaitIsWokenByASignal) {
         ::usleep(1000);
       }
     });
-    return child.child().wait(child.bell(), std::nullopt) == woken::nothing ? 0 : 1;
+    return child.child().wait(child.bell(), nullptr, std::nullopt) == woken::nothing ? 0 : 1;
   });
   EXPECT_EQ(end.code, 0) << end;
 }
@@ -149,7 +149,7 @@ TEST(PlatformChild, WaitIsWokenByASignal) {
 TEST(PlatformChild, AStoppedOneHasNotEnded) {
   started_child child([] { ::raise(SIGSTOP); });
   support::await_stopped(child.pid());
-  EXPECT_EQ(child.child().wait(child.bell(), platform::clock::now() + 5ms), woken::nothing);
+  EXPECT_EQ(child.child().wait(child.bell(), nullptr, platform::clock::now() + 5ms), woken::nothing);
 }
 
 TEST(PlatformChild, GetsTheSignalThatIsSent) {
@@ -190,7 +190,7 @@ TEST(PlatformChild, CpuTimeIsKnownUntilItIsReaped) {
 }
 
 TEST(PlatformChild, GrowthIsPrivateAndSharedMemory) {
-  const std::uint64_t at_start = platform::mapped().private_writable;
+  const platform::mapped_memory at_start = platform::mapped();
   const support::shared_counter stage;
   started_child child([stage = stage.get()] {
     const auto map = [](int flags) {

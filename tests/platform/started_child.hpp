@@ -29,7 +29,7 @@ class started_child {
     plan.mark = mark_;
     plan.started = platform::clock::now();
     plan.cpu_limit = limits_.cpu_time();
-    plan.private_bytes = platform::mapped().private_writable;
+    plan.at_start = platform::mapped();
     plan.doorbell = bell_.descriptor();
     platform::flush_stdio();
     auto forked = platform::fork_child(plan);
@@ -63,7 +63,7 @@ class started_child {
   }
   /// Without a limit: until the child has ended by itself.
   void await_end() {
-    while (child_.wait(bell_, std::nullopt) != platform::child_process::woken_by::end) bell_.clear();
+    while (child_.wait(bell_, nullptr, std::nullopt) != platform::child_process::woken_by::end) bell_.clear();
   }
 
  private:
