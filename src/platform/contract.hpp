@@ -118,6 +118,7 @@ struct child_plan {
   std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
   mapped_memory at_start;     ///< what the child starts with
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
+  bool waits_for_watch = false;  ///< until the watch for the parent's death is there
   int doorbell = -1;
 };
 
@@ -189,8 +190,10 @@ void keep_from_children(void* data, std::size_t size) noexcept;
 
 // --- waiting in shared memory -----------------------------------------------------------------------------
 
-/// In the child: waits until `word` is no longer `seen`, or for a moment.
-void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept;
+/// Waits until `word` is no longer `seen`, or for a moment.
+/// `at_most`: not longer than that; zero: as long as it takes.
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen,
+                     std::chrono::nanoseconds at_most = std::chrono::nanoseconds(0)) noexcept;
 void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
 
 // --- the end of the parent ----------------------------------------------------------------------------------
@@ -203,10 +206,18 @@ class parent_death_watch {
   parent_death_watch(const parent_death_watch&) = delete;
   parent_death_watch& operator=(const parent_death_watch&) = delete;
   ~parent_death_watch();
-  void start() noexcept;
+  /// False where a call around this one is watched already.
+  static bool is_needed() noexcept;
+  /// Comes back soon; sets `watched`, and wakes who waits for it, once the watch is there or cannot be had.
+  void start(std::atomic<std::uint32_t>& watched) noexcept;
+  /// What the destructor would wait for begins here. To be called at most once.
+  void release() noexcept;
 
  private:
-  bool started_ = false;
+  static void await_watching() noexcept;
+
+  bool holds_ = false;
+  bool first_ = false;
 };
 
 // --- stdio and signals ----------------------------------------------------------------------------------------

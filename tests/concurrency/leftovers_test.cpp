@@ -209,30 +209,4 @@ TEST(Leftovers, OfTwoThousandCallsAreNoMemoryAndNoDescriptor) {
   EXPECT_EQ(end.out, "");
 }
 
-// While the tree of a call is killed, the library takes in its orphans: it must not keep other people's.
-TEST(Leftovers, OfSomebodyElsesOrphansAreNone) {
-  SKIP_UNLESS_SUPPORTED("kill_tree");
-  const auto end = support::run_in_helper([] {
-    const pid_t orphan_maker = ::fork();
-    if (orphan_maker == 0) {
-      ::signal(SIGCHLD, SIG_IGN);
-      for (;;) {
-        if (::fork() == 0) {
-          if (::fork() == 0) ::usleep(100);
-          ::_exit(0);
-        }
-      }
-    }
-    for (int i = 0; i < 60; ++i) {
-      HELPER_CHECK(verdict_of(with_a_tree<support::ending::sleeps>, {.wall_time = 10ms}) == verdict::wall_timeout);
-    }
-    ::kill(orphan_maker, SIGKILL);
-    HELPER_CHECK(::waitpid(orphan_maker, nullptr, 0) == orphan_maker);
-    std::fputs(concurrency::children().c_str(), stdout);
-    return 0;
-  });
-  EXPECT_EQ(end.code, 0) << end;
-  EXPECT_EQ(end.out, "none to wait for");
-}
-
 }  // namespace

@@ -161,22 +161,6 @@ TEST(ForgedReply, ACommittedValueDoesNotMakeTheCallOutlastItsLimit) {
               Survived());
 }
 
-TEST(ForgedReply, AClaimThatNothingIsLeftDoesNotSaveADaemon) {
-  support::process_log log;
-  EXPECT_THAT(on_a_victim([path = log.path()] {
-                const auto result =
-                    limit([path] {
-                      support::start_descendant(support::descendant::double_forked_in_own_session, path);
-                      find_region()->orderly.store(1);
-                      ::_exit(3);
-                    }).try_call();
-                expect_verdict(result, {verdict::exited});
-              }),
-              Survived());
-  EXPECT_EQ(log.pids().size(), 1u);
-  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
-}
-
 // Somebody else reaps, so that the child's own count is all there is.
 TEST(ForgedReply, ClaimedUsageBeyondAllNumbersIsOnlyWrong) {
   EXPECT_THAT(on_a_victim([] {
@@ -387,27 +371,6 @@ TEST(ForgedReply, PagesThrownAwayAreZerosToTheParent) {
                 expect_verdict(result, {verdict::exited});
               }),
               Survived());
-}
-
-// Whoever may open /proc/self/map_files can get at the file behind shared memory, and make it shorter than the
-// parent's mapping of it: SIGBUS at the next look.
-TEST(ForgedReply, ATruncatedRegionDoesNotKillTheParent) {
-  const support::shared_counter truncated;
-  const auto end = on_a_victim([truncated = truncated.get()] {
-    const auto result =
-        limit([truncated] {
-          char path[96];
-          const auto begin = reinterpret_cast<std::uintptr_t>(find_region());
-          std::snprintf(path, sizeof path, "/proc/self/map_files/%zx-%zx", begin, begin + reply_region::size);
-          const int file = ::open(path, O_RDWR);
-          if (file < 0) ::_exit(4);
-          if (::ftruncate(file, 0) == 0) truncated->fetch_add(1);
-          ::_exit(3);
-        }).try_call();
-    expect_verdict(result, {verdict::exited});
-  });
-  EXPECT_THAT(end, Survived());
-  RecordProperty("truncated", static_cast<int>(truncated->load()));
 }
 
 // --- at random

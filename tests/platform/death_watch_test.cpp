@@ -43,6 +43,15 @@ std::vector<pid_t> watches() {
   return found;
 }
 
+void start(platform::parent_death_watch& watch) {
+  // Whoever waits for it is another process in earnest.
+  const support::shared<std::atomic<std::uint32_t>> watched;
+  watch.start(*watched);
+  support::await([&] { return watched->load() == 1; });
+  // The watch may be about to wake who waits for that word.
+  support::await([] { return !watches().empty(); });
+}
+
 /// It names itself when it begins to run.
 void await_one_watch() {
   support::await([] { return watches().size() == 1; });
@@ -56,11 +65,10 @@ TEST(DeathWatch, IsThereFromTheFirstStartToTheLastEnd) {
     first.emplace();
     second.emplace();
     HELPER_CHECK(has_no_children());
-    first->start();
+    start(*first);
     await_one_watch();
     const auto only = watches();
-    first->start();
-    second->start();
+    start(*second);
     HELPER_CHECK(watches() == only);
     first.reset();
     HELPER_CHECK(watches() == only);
@@ -86,7 +94,7 @@ TEST(DeathWatch, IsNeverStartedByOneThatOnlyExists) {
 TEST(DeathWatch, IsNotSeenByAnOrdinaryWait) {
   const auto end = support::run_in_helper([] {
     platform::parent_death_watch watch;
-    watch.start();
+    start(watch);
     await_one_watch();
     HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG) == -1 && errno == ECHILD);
     HELPER_CHECK(::waitpid(-1, nullptr, 0) == -1 && errno == ECHILD);
@@ -108,7 +116,7 @@ TEST(DeathWatch, IsOneForManyThreadsAndNoneAfterThem) {
       threads.emplace_back([] {
         for (int turn = 0; turn < 200; ++turn) {
           platform::parent_death_watch watch;
-          watch.start();
+          start(watch);
           if (turn % 3 == 0) std::this_thread::yield();
         }
       });
@@ -128,8 +136,8 @@ TEST(DeathWatch, OutlivesTheThreadThatStartedIt) {
   const auto end = support::run_in_helper([] {
     auto first = std::make_unique<platform::parent_death_watch>();
     platform::parent_death_watch second;
-    std::thread([&] { first->start(); }).join();
-    second.start();
+    std::thread([&] { start(*first); }).join();
+    start(second);
     await_one_watch();
     const auto only = watches();
     first.reset();
@@ -143,13 +151,13 @@ TEST(DeathWatch, OutlivesTheThreadThatStartedIt) {
 TEST(DeathWatch, OfAForkedCopyIsItsOwn) {
   const auto end = support::run_in_helper([] {
     platform::parent_death_watch watch;
-    watch.start();
+    start(watch);
     await_one_watch();
     const auto copy = support::run_in_helper([] {
       HELPER_CHECK(watches().empty());
       {
         platform::parent_death_watch own;
-        own.start();
+        start(own);
         await_one_watch();
       }
       HELPER_CHECK(has_no_children());
@@ -166,7 +174,7 @@ TEST(DeathWatch, EndsWithTheProgramThoughNothingIsLeftToKill) {
   const support::shared<std::atomic<pid_t>> watch;
   support::helper_process program([&] {
     platform::parent_death_watch held;
-    held.start();
+    start(held);
     await_one_watch();
     watch->store(watches().front());
     support::sleep_forever();
@@ -183,7 +191,7 @@ TEST(DeathWatch, EndsMarkedProcessesOfAKilledProgramAndNoOthers) {
   support::helper_process program([&] {
     support::start_descendant(descendant::double_forked_in_own_session, unmarked.path());
     platform::parent_death_watch held;
-    held.start();
+    start(held);
     await_one_watch();
     started_child child([&] { support::double_fork_and_sleep(marked.path()); });
     support::sleep_forever();
@@ -202,7 +210,7 @@ TEST(DeathWatch, IsNotDisturbedBySignalsToIt) {
   support::process_log marked;
   support::helper_process program([&] {
     platform::parent_death_watch held;
-    held.start();
+    start(held);
     await_one_watch();
     for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGSEGV, SIGCHLD}) ::kill(watches().front(), signal);
     started_child child([&] { support::double_fork_and_sleep(marked.path()); });

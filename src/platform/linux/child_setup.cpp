@@ -157,7 +157,7 @@ void note_crash(int signal, siginfo_t* info, void* context) {
   // What the function forks has inherited this handler, but not the region.
   if (raw::call(SYS_getpid) == surrounding.pid) {
     write_crash_note(signal, *info, context, last_error);
-    end_tree_in_child();
+    if (surrounding.ends_descendants) end_own_descendants();
   }
   const auto* known = std::find(std::begin(crash_signals), std::end(crash_signals), signal);
   ::sigaction(signal, &before_crash[known - crash_signals], nullptr);
@@ -255,12 +255,19 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
   if (limits.memory()) limit_memory(limits, plan.at_start.private_writable);
   while (plan.waits_for_go && plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
+  // Not for ever: somebody may have killed the watch.
+  for (int i = 0; i < 100 && plan.waits_for_watch && plan.region->watched.load() == 0; ++i) {
+    wait_for_change(plan.region->watched, 0, std::chrono::milliseconds(1));
+  }
   plan.region->running.store(1, std::memory_order_release);
 }
 
 void end_tree_in_child() noexcept {
   if (!surrounding.ends_descendants) return;
   if (!end_own_descendants()) return;
+  // A function may have given up being the reaper of what it starts.
+  int reaper = 0;
+  if (raw::call(SYS_prctl, PR_GET_CHILD_SUBREAPER, &reaper) != 0 || reaper == 0) return;
   // Another thread might start something yet, so that only a single one can say that nothing is left. For a single
   // thread this unshares nothing; for one of many it is refused.
   if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);
@@ -288,9 +295,10 @@ void leave(int code) noexcept {
   __builtin_unreachable();
 }
 
-void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept {
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen, std::chrono::nanoseconds at_most) noexcept {
   constexpr int futex_wait = 0;
-  raw::call(SYS_futex, &word, futex_wait, seen, nullptr, nullptr, 0);
+  const timespec timeout{0, static_cast<long>(at_most.count())};
+  raw::call(SYS_futex, &word, futex_wait, seen, at_most.count() > 0 ? &timeout : nullptr, nullptr, 0);
 }
 
 void wake_waiters(std::atomic<std::uint32_t>& word) noexcept {

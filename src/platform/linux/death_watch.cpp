@@ -7,6 +7,9 @@
 //
 // It runs with the thread-local storage of the thread that started it, which goes on meanwhile. So it makes system
 // calls only, and this file is compiled without sanitizers and stack protectors.
+//
+// It is started when the child is there already, on another core while the child sets itself up; the child's function
+// begins when the watch has said that it watches.
 
 #include <linux/sched.h>
 #include <sched.h>
@@ -16,6 +19,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include <atomic>
 #include <mutex>
 
 #include "../../fork_safe_mutex.hpp"
@@ -29,13 +33,14 @@ namespace {
 constexpr int end_signal = SIGTERM;
 constexpr std::size_t stack_size = 32 << 10;
 
-
 struct watch_state {
   int users = 0;
   pid_t owner = 0;  ///< the process whose watch this is: a forked copy of the program has none
-  pid_t task = 0;
+  pid_t task = 0;   ///< until it is reaped
   void* stack = nullptr;
   call_mark marks;
+  std::atomic<std::uint32_t>* told_first = nullptr;  ///< the word of the call that the watch was started for
+  std::atomic<std::uint32_t> watching{0};            ///< and has told that call
 };
 
 watch_state& state() {
@@ -43,10 +48,17 @@ watch_state& state() {
   return *only;
 }
 
+void tell(std::atomic<std::uint32_t>& word) {
+  word.store(1);
+  wake_waiters(word);
+}
+
 [[noreturn]] void watch() {
-  const auto* shared = &state();
-  raw::call(SYS_prctl, PR_SET_NAME, "pynisher-watch");
+  auto* shared = &state();
   raw::call(SYS_prctl, PR_SET_PDEATHSIG, end_signal);
+  tell(*shared->told_first);
+  tell(shared->watching);
+  raw::call(SYS_prctl, PR_SET_NAME, "pynisher-watch");
   const std::uint64_t set = std::uint64_t{1} << (end_signal - 1);
   while (raw::call(SYS_getppid) == shared->owner) {
     // The signal also comes when only the thread ends that started this.
@@ -99,58 +111,94 @@ long start_task(void* stack) {
 #endif
 }
 
-/// Under the mutex.
-void start_watch(watch_state& shared) {
-  void* stack = ::mmap(nullptr, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-  if (stack == MAP_FAILED) return;
+/// The functions from here to the end of the namespace: under the mutex.
+
+bool start_watch(watch_state& shared) {
+  if (shared.stack == nullptr) {
+    void* fresh = ::mmap(nullptr, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    if (fresh == MAP_FAILED) return false;
+    shared.stack = fresh;
+  }
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const long task = start_task(stack);
+  const long task = start_task(shared.stack);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (task < 0) {
-    ::munmap(stack, stack_size);
-    return;
-  }
-  shared.task = static_cast<pid_t>(task);
-  shared.stack = stack;
+  if (task > 0) shared.task = static_cast<pid_t>(task);
+  return task > 0;
 }
 
-void stop_watch(watch_state& shared) {
+void reap_watch(watch_state& shared) {
   if (shared.task == 0) return;
-  raw::call(SYS_kill, shared.task, SIGKILL);
   while (raw::call(SYS_wait4, shared.task, nullptr, __WALL, nullptr) == -EINTR) {
   }
-  ::munmap(shared.stack, stack_size);
+  shared.task = 0;
+}
+
+/// A forked copy of the program has the state of the original's watch, but no watch.
+void own(watch_state& shared) {
+  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
+  if (shared.owner == self) return;
+  shared.owner = self;
+  shared.users = 0;
   shared.task = 0;
 }
 
 }  // namespace
 
-void parent_death_watch::start() noexcept {
+bool parent_death_watch::is_needed() noexcept {
   // Within a limited call, the outer call's watch finds these marks as well.
-  if (started_ || own_mark() != 0) return;
-  started_ = true;
+  return own_mark() == 0;
+}
+
+void parent_death_watch::start(std::atomic<std::uint32_t>& watched) noexcept {
   watch_state& shared = state();
   const call_mark marks = program_marks();
-  const std::lock_guard lock(detail::library_mutex);
-  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
-  if (shared.owner != self) {
-    shared.owner = self;
-    shared.users = 0;
-    shared.task = 0;
+  bool running = false;
+  {
+    const std::lock_guard lock(detail::library_mutex);
+    own(shared);
+    holds_ = true;
+    if (shared.users++ == 0) {
+      reap_watch(shared);
+      shared.marks = marks;
+      shared.told_first = &watched;
+      shared.watching.store(0);
+      first_ = start_watch(shared);
+    }
+    running = shared.task != 0;
   }
-  if (shared.users++ == 0) {
-    shared.marks = marks;
-    start_watch(shared);
+  if (first_) return;
+  if (running) await_watching();
+  watched.store(1);
+  wake_waiters(watched);
+}
+
+/// Not for ever: somebody may have killed it.
+void parent_death_watch::await_watching() noexcept {
+  std::atomic<std::uint32_t>& watching = state().watching;
+  for (int i = 0; i < 100 && watching.load() == 0; ++i) wait_for_change(watching, 0, std::chrono::milliseconds(1));
+}
+
+void parent_death_watch::release() noexcept {
+  if (!holds_) return;
+  holds_ = false;
+  watch_state& shared = state();
+  bool others = false;
+  {
+    const std::lock_guard lock(detail::library_mutex);
+    others = --shared.users > 0;
+    if (!others && shared.task != 0) raw::call(SYS_kill, shared.task, SIGKILL);
   }
+  // It goes on for others, and must have done with this call's memory before that goes.
+  if (others && first_) await_watching();
 }
 
 parent_death_watch::~parent_death_watch() {
-  if (!started_) return;
+  release();
   watch_state& shared = state();
   const std::lock_guard lock(detail::library_mutex);
-  if (--shared.users == 0) stop_watch(shared);
+  if (shared.users == 0 && shared.owner == static_cast<pid_t>(raw::call(SYS_getpid))) reap_watch(shared);
 }
 
 }  // namespace pynisher::platform

@@ -317,7 +317,9 @@ std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& a
   // What may be written, and what is there: pages that were filled and then made read-only are only the latter.
   const std::uint64_t writable = growth(kilobytes("\nVmData:"), at_start.private_writable);
   const std::uint64_t present = growth(kilobytes("\nRssAnon:"), at_start.private_resident);
-  return std::max(writable, present) + kilobytes("\nRssShmem:");
+  // The main stack has a limit of its own, at which a function crashes.
+  const std::uint64_t stack = kilobytes("\nVmStk:");
+  return std::max(writable, growth(present, stack)) + kilobytes("\nRssShmem:");
 }
 
 // --- its end ----------------------------------------------------------------------------------------------------
@@ -326,28 +328,25 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   pollfd ended{pidfd_.get(), POLLIN, 0};
   const auto has_ended = [&] { return !pidfd_ || ::poll(&ended, 1, 0) > 0; };
 
-  bool tree_gone = !whole_tree;
   std::optional<orphans_come_here> adoption;
   if (whole_tree && !has_ended()) {
-    // Standing still it makes no new children and, being their reaper, gets those whose parents are killed: when it
-    // has none alive, and is alive itself, there are none.
+    // Standing still it makes no new children and, being their reaper, gets those whose parents are killed.
     send(SIGSTOP);
     await_standstill(pid_, pidfd_.get());
     if (kill_descendants(pid_) > 0) {
       adoption.emplace();
       // Signals take a moment; one in an uninterruptible sleep takes until that is over.
       constexpr timespec moment{0, 20'000};
-      do raw::call(SYS_nanosleep, &moment, nullptr);
-      while (kill_descendants(pid_) > 0);
+      do {
+        // Until it is dead a descendant may have let it go on.
+        send(SIGSTOP);
+        raw::call(SYS_nanosleep, &moment, nullptr);
+      } while (kill_descendants(pid_) > 0);
     }
-    tree_gone = !adoption && !has_ended();
   }
   const auto cpu_before_end = cpu_time();
-  if (!has_ended()) {
-    send(SIGKILL);
-  } else {
-    tree_gone = tree_gone || region.orderly.load(std::memory_order_acquire) == 1;
-  }
+  const bool ended_by_itself = has_ended();
+  if (!ended_by_itself) send(SIGKILL);
 
   int status = 0;
   rusage used{};
@@ -373,7 +372,10 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     // What the child noted itself it noted at an orderly end only.
     if (cpu_before_end) result.usage.user_time = *cpu_before_end;
   }
-  if (!tree_gone && mark.value != 0) kill_marked(mark);
+  // A child that came to an orderly end has seen to its descendants itself. What it may have put beside itself, and all
+  // that any other child has left, is known by its mark.
+  const bool orderly = ended_by_itself && region.orderly.load(std::memory_order_acquire) == 1;
+  if (whole_tree && mark.value != 0 && (!orderly || has_marked_child(mark))) kill_marked(mark);
   pid_ = -1;
   return result;
 }

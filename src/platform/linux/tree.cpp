@@ -204,30 +204,35 @@ long last_pid() noexcept {
   return number;
 }
 
+/// Calls `visit(pid)` for the children of one thread, given by its directory in /proc.
+template <class Visit>
+void for_each_child_of(proc_path thread, Visit visit) noexcept {
+  const long fd = open_for_reading(thread.add("/children").c_str());
+  if (fd < 0) return;
+  char text[1024];
+  pid_t number = 0;
+  for (;;) {
+    const long got = raw::call(SYS_read, fd, text, sizeof text);
+    if (got <= 0) break;
+    for (long i = 0; i < got; ++i) {
+      if (text[i] >= '0' && text[i] <= '9') {
+        number = number * 10 + (text[i] - '0');
+      } else if (number > 0) {
+        visit(number);
+        number = 0;
+      }
+    }
+  }
+  if (number > 0) visit(number);
+  raw::call(SYS_close, fd);
+}
+
 /// Calls `visit(pid)` for the children of all threads of `pid`.
 template <class Visit>
 void for_each_child(pid_t pid, Visit visit) noexcept {
   const proc_path tasks = proc_path().add("/proc/").add(pid).add("/task");
-  for_each_number(tasks.c_str(), [&](pid_t thread) {
-    const long fd = open_for_reading(proc_path(tasks).add("/").add(thread).add("/children").c_str());
-    if (fd < 0) return;
-    char text[1024];
-    pid_t number = 0;
-    for (;;) {
-      const long got = raw::call(SYS_read, fd, text, sizeof text);
-      if (got <= 0) break;
-      for (long i = 0; i < got; ++i) {
-        if (text[i] >= '0' && text[i] <= '9') {
-          number = number * 10 + (text[i] - '0');
-        } else if (number > 0) {
-          visit(number);
-          number = 0;
-        }
-      }
-    }
-    if (number > 0) visit(number);
-    raw::call(SYS_close, fd);
-  });
+  for_each_number(tasks.c_str(),
+                  [&](pid_t thread) { for_each_child_of(proc_path(tasks).add("/").add(thread), visit); });
 }
 
 /// Depth is bounded: below it, processes become children of the reaper once their parents are dead.
@@ -284,22 +289,31 @@ void release_mark(const call_mark& mark) {
 
 int kill_descendants(pid_t pid) noexcept { return kill_below(pid, 16); }
 
+bool has_marked_child(const call_mark& mark) noexcept {
+  bool found = false;
+  for_each_child_of(proc_path().add("/proc/thread-self"), [&](pid_t child) { found = found || carries(child, mark); });
+  return found;
+}
+
 void kill_marked(const call_mark& mark) noexcept {
   // A process can fork and exit while the directory is being read, so that neither it nor its child is met. A round is
   // an end if it met none alive and no process was made meanwhile; where processes are always being made, many are.
   constexpr int enough_quiet_rounds = 40;
+  bool any = false;
   for (int quiet_rounds = 0; quiet_rounds < enough_quiet_rounds;) {
     const long last_before = last_pid();
     bool found = false;
     const bool readable = for_each_number("/proc", [&](pid_t pid) {
-      if (!carries(pid, mark) || is_dead(pid)) return;
-      if (raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
+      if (!carries(pid, mark)) return;
+      any = true;
+      if (!is_dead(pid) && raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
     });
     if (!readable) return;
     quiet_rounds = found ? 0 : quiet_rounds + 1;
     if (!found && last_before != 0 && last_before == last_pid()) break;
     if (found) yield_for(50'000);
   }
+  if (!any) return;
   // Dead ones are still there until their new parent has reaped them. That may be this process, where it is a
   // subreaper; else wait for the parent, but not for one that does not do its duty.
   for (int round = 0; round < 40; ++round) {

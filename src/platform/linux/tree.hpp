@@ -22,6 +22,9 @@ call_mark program_marks() noexcept;
 /// SIGKILL to all descendants of `pid`, found by ancestry. Returns how many were alive.
 int kill_descendants(pid_t pid) noexcept;
 
+/// True if this thread has a child with the mark: with CLONE_PARENT a process makes not a child but a sibling.
+bool has_marked_child(const call_mark& mark) noexcept;
+
 /// Kills all processes that carry the mark, again and again until none is left alive, and sees them reaped.
 void kill_marked(const call_mark& mark) noexcept;
 
