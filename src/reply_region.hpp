@@ -44,8 +44,8 @@ struct reply_region {
   std::atomic<std::uint64_t> begin;  ///< the reply's first byte; earlier ones belong to an attempt given up
   std::atomic<std::uint64_t> end;
 
-  std::atomic<std::uint32_t> go;       ///< set by the parent once it has the child's descriptor
-  std::atomic<std::uint32_t> watched;  ///< the parent's death would be seen
+  std::atomic<std::uint32_t> go;  ///< set by the parent once it has the child's descriptor
+  std::atomic<std::uint64_t> held;  ///< bytes of private memory that the child began with; before `go`
 
   // Notes.
   std::atomic<std::uint32_t> running;        ///< set-up is done, the function has begun

@@ -9,6 +9,8 @@
 
 #include <pynisher/options.hpp>
 
+#include "platform/contract.hpp"
+
 namespace pynisher::detail {
 
 class settings {
@@ -18,6 +20,8 @@ class settings {
   [[nodiscard]] std::optional<std::chrono::nanoseconds> cpu_time() const { return cpu_time_; }
   [[nodiscard]] std::optional<std::chrono::nanoseconds> wall_time() const { return wall_time_; }
   [[nodiscard]] start_method method() const { return method_; }
+  /// Kept for as long as there are calls to be made with these.
+  [[nodiscard]] platform::parent_death_watch& death_watch() const { return death_watch_; }
 
   /// The only way to get one. Throws what `validate` documents.
   static settings judge(options wanted);
@@ -30,6 +34,7 @@ class settings {
   std::optional<std::chrono::nanoseconds> cpu_time_;
   std::optional<std::chrono::nanoseconds> wall_time_;
   start_method method_ = start_method::automatic;
+  mutable platform::parent_death_watch death_watch_;
 };
 
 }  // namespace pynisher::detail

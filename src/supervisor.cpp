@@ -347,7 +347,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   });
   const held_mark mark(limits.given().terminate_child_processes);
 
-  platform::parent_death_watch death_watch;
+  if (limits.given().terminate_child_processes) limits.death_watch().start();
 
   platform::child_plan plan;
   plan.limits = &limits;
@@ -355,9 +355,8 @@ raw_outcome run(const settings& limits, child_task& task) {
   plan.mark = mark.get();
   plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
   plan.doorbell = bell.descriptor();
-  if (watches_growth(limits)) plan.at_start = platform::mapped();
+  plan.measures_growth = watches_growth(limits);
   plan.waits_for_go = platform::somebody_else_may_reap();
-  plan.waits_for_watch = limits.given().terminate_child_processes && platform::parent_death_watch::is_needed();
   region.get().parent_waits.store(1);
   platform::flush_stdio();
   plan.started = clock::now();
@@ -365,7 +364,6 @@ raw_outcome run(const settings& limits, child_task& task) {
   auto forked = platform::fork_child(plan);
   if (forked.where == platform::fork_result::side::child) run_in_child(task, region.get(), bell.descriptor());
   if (forked.where == platform::fork_result::side::failed) return failed_to_start(task, "fork", forked.error);
-  if (plan.waits_for_watch) death_watch.start(region.get().watched);
 
   evidence seen;
   seen.memory_limit = limits.memory();
@@ -374,7 +372,6 @@ raw_outcome run(const settings& limits, child_task& task) {
 
   supervised_call call(limits, plan, std::move(forked.child), region.get(), bell, inner_bell);
   seen.cause = call.watch(interrupts, cancelled);
-  if (region.get().orderly.load() == 1) death_watch.release();
   const platform::exit_status status = call.end();
   const nanoseconds wall = clock::now() - plan.started;
 

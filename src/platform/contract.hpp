@@ -17,7 +17,10 @@
 #include <pynisher/usage.hpp>
 
 #include "../reply_region.hpp"
-#include "../settings.hpp"
+
+namespace pynisher::detail {
+class settings;
+}
 
 namespace pynisher::platform {
 
@@ -116,9 +119,9 @@ struct child_plan {
   call_mark mark;
   clock::time_point started;
   std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
-  mapped_memory at_start;     ///< what the child starts with
+  bool measures_growth = false;
+  mapped_memory at_start;     ///< what the child starts with; filled in by `fork_child` where growth is measured
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
-  bool waits_for_watch = false;  ///< until the watch for the parent's death is there
   int doorbell = -1;
 };
 
@@ -135,6 +138,7 @@ class child_process {
   /// Waits for the child's end, the doorbell, a signal, or until `until`.
   /// `inner`: a bell that the child does not have, may be null.
   woken_by wait(const doorbell& bell, const doorbell* inner, std::optional<clock::time_point> until) const;
+  [[nodiscard]] bool has_ended() const noexcept;
   void send(int signal) const noexcept;
 
   /// CPU time of all its threads so far; empty if it cannot be told any more.
@@ -147,7 +151,7 @@ class child_process {
   exit_status end(bool whole_tree, const call_mark& mark, const detail::reply_region& region);
 
  private:
-  friend struct fork_result fork_child(const child_plan& plan);
+  friend struct fork_result fork_child(child_plan& plan);
   pid_t pid_ = -1;
   call_fd pidfd_;
 };
@@ -163,7 +167,7 @@ bool somebody_else_may_reap() noexcept;
 
 /// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`.
 /// The plan's region is the only one that the child gets.
-fork_result fork_child(const child_plan& plan);
+fork_result fork_child(child_plan& plan);
 
 /// In the child: everything from the death with the parent to the limits. On failure the stage and error
 /// number are in the region and it does not return.
@@ -198,26 +202,21 @@ void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
 
 // --- the end of the parent ----------------------------------------------------------------------------------
 
-/// While one exists, all marked processes of this program's calls end when the program is killed. Costs about what a
-/// thread costs; calls in flight at the same time share it.
+/// While one exists that was started, all marked processes of this program's calls end when the program is killed.
+/// The watch costs about what a thread costs to start and nothing to keep; all that exist share one.
 class parent_death_watch {
  public:
   parent_death_watch() = default;
-  parent_death_watch(const parent_death_watch&) = delete;
+  /// A copy is not started yet.
+  parent_death_watch(const parent_death_watch& /*other*/) {}
   parent_death_watch& operator=(const parent_death_watch&) = delete;
   ~parent_death_watch();
-  /// False where a call around this one is watched already.
-  static bool is_needed() noexcept;
-  /// Comes back soon; sets `watched`, and wakes who waits for it, once the watch is there or cannot be had.
-  void start(std::atomic<std::uint32_t>& watched) noexcept;
-  /// What the destructor would wait for begins here. To be called at most once.
-  void release() noexcept;
+  /// Comes back when the program is watched, or cannot be. May be called again, from any thread: sees to it that the watch
+  /// is still alive.
+  void start() noexcept;
 
  private:
-  static void await_watching() noexcept;
-
-  bool holds_ = false;
-  bool first_ = false;
+  pid_t holder_ = 0;  ///< the process in which this was started
 };
 
 // --- stdio and signals ----------------------------------------------------------------------------------------

@@ -43,15 +43,6 @@ std::vector<pid_t> watches() {
   return found;
 }
 
-void start(platform::parent_death_watch& watch) {
-  // Whoever waits for it is another process in earnest.
-  const support::shared<std::atomic<std::uint32_t>> watched;
-  watch.start(*watched);
-  support::await([&] { return watched->load() == 1; });
-  // The watch may be about to wake who waits for that word.
-  support::await([] { return !watches().empty(); });
-}
-
 /// It names itself when it begins to run.
 void await_one_watch() {
   support::await([] { return watches().size() == 1; });
@@ -65,10 +56,10 @@ TEST(DeathWatch, IsThereFromTheFirstStartToTheLastEnd) {
     first.emplace();
     second.emplace();
     HELPER_CHECK(has_no_children());
-    start(*first);
+    first->start();
     await_one_watch();
     const auto only = watches();
-    start(*second);
+    second->start();
     HELPER_CHECK(watches() == only);
     first.reset();
     HELPER_CHECK(watches() == only);
@@ -94,7 +85,7 @@ TEST(DeathWatch, IsNeverStartedByOneThatOnlyExists) {
 TEST(DeathWatch, IsNotSeenByAnOrdinaryWait) {
   const auto end = support::run_in_helper([] {
     platform::parent_death_watch watch;
-    start(watch);
+    watch.start();
     await_one_watch();
     HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG) == -1 && errno == ECHILD);
     HELPER_CHECK(::waitpid(-1, nullptr, 0) == -1 && errno == ECHILD);
@@ -116,7 +107,7 @@ TEST(DeathWatch, IsOneForManyThreadsAndNoneAfterThem) {
       threads.emplace_back([] {
         for (int turn = 0; turn < 200; ++turn) {
           platform::parent_death_watch watch;
-          start(watch);
+          watch.start();
           if (turn % 3 == 0) std::this_thread::yield();
         }
       });
@@ -136,8 +127,8 @@ TEST(DeathWatch, OutlivesTheThreadThatStartedIt) {
   const auto end = support::run_in_helper([] {
     auto first = std::make_unique<platform::parent_death_watch>();
     platform::parent_death_watch second;
-    std::thread([&] { start(*first); }).join();
-    start(second);
+    std::thread([&] { first->start(); }).join();
+    second.start();
     await_one_watch();
     const auto only = watches();
     first.reset();
@@ -151,13 +142,13 @@ TEST(DeathWatch, OutlivesTheThreadThatStartedIt) {
 TEST(DeathWatch, OfAForkedCopyIsItsOwn) {
   const auto end = support::run_in_helper([] {
     platform::parent_death_watch watch;
-    start(watch);
+    watch.start();
     await_one_watch();
     const auto copy = support::run_in_helper([] {
       HELPER_CHECK(watches().empty());
       {
         platform::parent_death_watch own;
-        start(own);
+        own.start();
         await_one_watch();
       }
       HELPER_CHECK(has_no_children());
@@ -174,7 +165,7 @@ TEST(DeathWatch, EndsWithTheProgramThoughNothingIsLeftToKill) {
   const support::shared<std::atomic<pid_t>> watch;
   support::helper_process program([&] {
     platform::parent_death_watch held;
-    start(held);
+    held.start();
     await_one_watch();
     watch->store(watches().front());
     support::sleep_forever();
@@ -191,7 +182,7 @@ TEST(DeathWatch, EndsMarkedProcessesOfAKilledProgramAndNoOthers) {
   support::helper_process program([&] {
     support::start_descendant(descendant::double_forked_in_own_session, unmarked.path());
     platform::parent_death_watch held;
-    start(held);
+    held.start();
     await_one_watch();
     started_child child([&] { support::double_fork_and_sleep(marked.path()); });
     support::sleep_forever();
@@ -210,7 +201,7 @@ TEST(DeathWatch, IsNotDisturbedBySignalsToIt) {
   support::process_log marked;
   support::helper_process program([&] {
     platform::parent_death_watch held;
-    start(held);
+    held.start();
     await_one_watch();
     for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGSEGV, SIGCHLD}) ::kill(watches().front(), signal);
     started_child child([&] { support::double_fork_and_sleep(marked.path()); });

@@ -16,6 +16,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "../../settings.hpp"
 #include "../contract.hpp"
 #include "../posix/interrupts.hpp"
 #include "program_title.hpp"
@@ -82,7 +83,9 @@ void belong_to_call(const call_mark& mark) noexcept {
 }
 
 void empty_standard_input() noexcept {
-  long fd = raw::call(SYS_openat, AT_FDCWD, "/dev/null", O_RDONLY, 0);
+  // On the stack: in a fresh child each further page that is touched costs as much as several system calls.
+  const char null_device[] = {'/', 'd', 'e', 'v', '/', 'n', 'u', 'l', 'l', '\0'};
+  long fd = raw::call(SYS_openat, AT_FDCWD, null_device, O_RDONLY, 0);
   if (fd < 0) {
     // A chroot without /dev: a pipe that nobody writes to is as empty.
     int ends[2];
@@ -170,7 +173,7 @@ void note_crash(int signal, siginfo_t* info, void* context) {
 
 void watch_for_crashes() noexcept {
   const stack_t stack{crash_stack, 0, sizeof crash_stack};
-  must(start_stage::handlers, ::sigaltstack(&stack, nullptr) == 0 ? 0 : -errno);
+  must(start_stage::handlers, raw::call(SYS_sigaltstack, &stack, nullptr));
   struct sigaction action {};
   action.sa_sigaction = note_crash;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -253,12 +256,10 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
 
   if (limits.wall_time()) limit_wall(plan.started + *limits.wall_time());
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
-  if (limits.memory()) limit_memory(limits, plan.at_start.private_writable);
-  while (plan.waits_for_go && plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
-  // Not for ever: somebody may have killed the watch.
-  for (int i = 0; i < 100 && plan.waits_for_watch && plan.region->watched.load() == 0; ++i) {
-    wait_for_change(plan.region->watched, 0, std::chrono::milliseconds(1));
+  while ((plan.waits_for_go || plan.measures_growth) && plan.region->go.load() == 0) {
+    wait_for_change(plan.region->go, 0);
   }
+  if (limits.memory()) limit_memory(limits, plan.region->held.load());
   plan.region->running.store(1, std::memory_order_release);
 }
 

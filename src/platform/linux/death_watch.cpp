@@ -8,8 +8,9 @@
 // It runs with the thread-local storage of the thread that started it, which goes on meanwhile. So it makes system
 // calls only, and this file is compiled without sanitizers and stack protectors.
 //
-// It is started when the child is there already, on another core while the child sets itself up; the child's function
-// begins when the watch has said that it watches.
+// It is kept from the first call of a limited callable until that is gone, since starting and ending it costs a fifth of
+// a short call. A program that replaces itself by exec leaves it behind with the old image's memory; it looks for that
+// now and then.
 
 #include <linux/sched.h>
 #include <sched.h>
@@ -39,8 +40,7 @@ struct watch_state {
   pid_t task = 0;   ///< until it is reaped
   void* stack = nullptr;
   call_mark marks;
-  std::atomic<std::uint32_t>* told_first = nullptr;  ///< the word of the call that the watch was started for
-  std::atomic<std::uint32_t> watching{0};            ///< and has told that call
+  std::atomic<std::uint32_t> watching{0};
 };
 
 watch_state& state() {
@@ -48,21 +48,24 @@ watch_state& state() {
   return *only;
 }
 
-void tell(std::atomic<std::uint32_t>& word) {
-  word.store(1);
-  wake_waiters(word);
+/// True if the process runs this program no more, but one that it has become by exec.
+bool has_become_another_program(pid_t process) {
+  constexpr int same_memory = 1;
+  return raw::call(SYS_kcmp, process, raw::call(SYS_getpid), same_memory, 0, 0) > 0;
 }
 
 [[noreturn]] void watch() {
   auto* shared = &state();
   raw::call(SYS_prctl, PR_SET_PDEATHSIG, end_signal);
-  tell(*shared->told_first);
-  tell(shared->watching);
+  shared->watching.store(1);
+  wake_waiters(shared->watching);
   raw::call(SYS_prctl, PR_SET_NAME, "pynisher-watch");
   const std::uint64_t set = std::uint64_t{1} << (end_signal - 1);
+  constexpr timespec now_and_then{30, 0};
   while (raw::call(SYS_getppid) == shared->owner) {
     // The signal also comes when only the thread ends that started this.
-    raw::call(SYS_rt_sigtimedwait, &set, nullptr, nullptr, sizeof set);
+    const long woken = raw::call(SYS_rt_sigtimedwait, &set, nullptr, &now_and_then, sizeof set);
+    if (woken == -EAGAIN && has_become_another_program(shared->owner)) raw::call(SYS_exit_group, 0);
   }
   kill_marked(shared->marks);
   raw::call(SYS_exit_group, 0);
@@ -111,94 +114,68 @@ long start_task(void* stack) {
 #endif
 }
 
-/// The functions from here to the end of the namespace: under the mutex.
+// From here on: under the mutex.
 
-bool start_watch(watch_state& shared) {
+void start_watch(watch_state& shared) {
   if (shared.stack == nullptr) {
     void* fresh = ::mmap(nullptr, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (fresh == MAP_FAILED) return false;
+    if (fresh == MAP_FAILED) return;
     shared.stack = fresh;
   }
+  shared.watching.store(0);
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   const long task = start_task(shared.stack);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (task > 0) shared.task = static_cast<pid_t>(task);
-  return task > 0;
-}
-
-void reap_watch(watch_state& shared) {
-  if (shared.task == 0) return;
-  while (raw::call(SYS_wait4, shared.task, nullptr, __WALL, nullptr) == -EINTR) {
+  if (task < 0) return;
+  shared.task = static_cast<pid_t>(task);
+  // Not for ever: somebody may kill it.
+  for (int i = 0; i < 100 && shared.watching.load() == 0; ++i) {
+    wait_for_change(shared.watching, 0, std::chrono::milliseconds(1));
   }
-  shared.task = 0;
 }
 
-/// A forked copy of the program has the state of the original's watch, but no watch.
-void own(watch_state& shared) {
-  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
-  if (shared.owner == self) return;
-  shared.owner = self;
-  shared.users = 0;
-  shared.task = 0;
+/// Reaps it if it has ended, or waits for that.
+void reap_watch(watch_state& shared, int options) {
+  if (shared.task == 0) return;
+  long reaped = 0;
+  do reaped = raw::call(SYS_wait4, shared.task, nullptr, options | __WALL, nullptr);
+  while (reaped == -EINTR);
+  if (reaped != 0) shared.task = 0;
 }
 
 }  // namespace
 
-bool parent_death_watch::is_needed() noexcept {
+void parent_death_watch::start() noexcept {
   // Within a limited call, the outer call's watch finds these marks as well.
-  return own_mark() == 0;
-}
-
-void parent_death_watch::start(std::atomic<std::uint32_t>& watched) noexcept {
+  if (own_mark() != 0) return;
   watch_state& shared = state();
   const call_mark marks = program_marks();
-  bool running = false;
-  {
-    const std::lock_guard lock(detail::library_mutex);
-    own(shared);
-    holds_ = true;
-    if (shared.users++ == 0) {
-      reap_watch(shared);
-      shared.marks = marks;
-      shared.told_first = &watched;
-      shared.watching.store(0);
-      first_ = start_watch(shared);
-    }
-    running = shared.task != 0;
+  const pid_t self = process_number();
+  const std::lock_guard lock(detail::library_mutex);
+  if (shared.owner != self) {
+    // A forked copy of the program has the state of the original's watch, but no watch.
+    shared.owner = self;
+    shared.users = 0;
+    shared.task = 0;
+    shared.marks = marks;
   }
-  if (first_) return;
-  if (running) await_watching();
-  watched.store(1);
-  wake_waiters(watched);
-}
-
-/// Not for ever: somebody may have killed it.
-void parent_death_watch::await_watching() noexcept {
-  std::atomic<std::uint32_t>& watching = state().watching;
-  for (int i = 0; i < 100 && watching.load() == 0; ++i) wait_for_change(watching, 0, std::chrono::milliseconds(1));
-}
-
-void parent_death_watch::release() noexcept {
-  if (!holds_) return;
-  holds_ = false;
-  watch_state& shared = state();
-  bool others = false;
-  {
-    const std::lock_guard lock(detail::library_mutex);
-    others = --shared.users > 0;
-    if (!others && shared.task != 0) raw::call(SYS_kill, shared.task, SIGKILL);
+  if (holder_ != self) {
+    holder_ = self;
+    ++shared.users;
   }
-  // It goes on for others, and must have done with this call's memory before that goes.
-  if (others && first_) await_watching();
+  reap_watch(shared, WNOHANG);
+  if (shared.task == 0) start_watch(shared);
 }
 
 parent_death_watch::~parent_death_watch() {
-  release();
+  if (holder_ == 0 || holder_ != process_number()) return;
   watch_state& shared = state();
   const std::lock_guard lock(detail::library_mutex);
-  if (shared.users == 0 && shared.owner == static_cast<pid_t>(raw::call(SYS_getpid))) reap_watch(shared);
+  if (--shared.users > 0 || shared.task == 0) return;
+  raw::call(SYS_kill, shared.task, SIGKILL);
+  reap_watch(shared, 0);
 }
 
 }  // namespace pynisher::platform

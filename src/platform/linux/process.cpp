@@ -199,7 +199,9 @@ bool doorbell::is_one(int descriptor) noexcept {
 
 // --- fork ---------------------------------------------------------------------------------------------------
 
-void keep_from_children(void* data, std::size_t size) noexcept { ::madvise(data, size, MADV_DONTFORK); }
+void keep_from_children(void* data, std::size_t size) noexcept {
+  raw::call(SYS_madvise, data, size, MADV_DONTFORK);
+}
 
 namespace {
 
@@ -207,7 +209,7 @@ namespace {
 class region_for_child {
  public:
   explicit region_for_child(detail::reply_region& region) : lock_(detail::fork_mutex), region_(region) {
-    ::madvise(&region_, detail::reply_region::size, MADV_DOFORK);
+    raw::call(SYS_madvise, &region_, detail::reply_region::size, MADV_DOFORK);
   }
   ~region_for_child() { keep_from_children(&region_, detail::reply_region::size); }
   region_for_child(const region_for_child&) = delete;
@@ -232,7 +234,7 @@ bool somebody_else_may_reap() noexcept {
   return !default_action;
 }
 
-fork_result fork_child(const child_plan& plan) {
+fork_result fork_child(child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
   sigset_t all, before;
   sigfillset(&all);
@@ -261,15 +263,23 @@ fork_result fork_child(const child_plan& plan) {
   result.child.pid_ = pid;
   result.child.pidfd_ = call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
-  plan.region->go.store(1);
-  if (plan.waits_for_go) wake_waiters(plan.region->go);
-  if (!result.child.pidfd_ && errno != ESRCH) {
+  bool fine = result.child.pidfd_ || errno == ESRCH;
+  if (fine && plan.measures_growth) {
+    // Here and not before the fork, since the child has enough to do meanwhile.
+    plan.at_start = mapped();
+    plan.region->held.store(plan.at_start.private_writable);
+    fine = plan.at_start.private_writable != 0;
+  }
+  if (!fine) {
     result.where = fork_result::side::failed;
     result.error = errno;
     ::kill(pid, SIGKILL);
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
     }
+    return result;
   }
+  plan.region->go.store(1);
+  wake_waiters(plan.region->go);
   return result;
 }
 
@@ -286,6 +296,11 @@ child_process::woken_by child_process::wait(const doorbell& bell, const doorbell
   const int ready = ::ppoll(watched, std::size(watched), until ? &timeout : nullptr, nullptr);
   if (ready <= 0) return woken_by::nothing;
   return watched[0].revents != 0 ? woken_by::end : woken_by::doorbell;
+}
+
+bool child_process::has_ended() const noexcept {
+  pollfd ended{pidfd_.get(), POLLIN, 0};
+  return !pidfd_ || raw::call(SYS_poll, &ended, 1, 0) > 0;
 }
 
 void child_process::send(int signal) const noexcept {
@@ -325,9 +340,6 @@ std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& a
 // --- its end ----------------------------------------------------------------------------------------------------
 
 exit_status child_process::end(bool whole_tree, const call_mark& mark, const detail::reply_region& region) {
-  pollfd ended{pidfd_.get(), POLLIN, 0};
-  const auto has_ended = [&] { return !pidfd_ || ::poll(&ended, 1, 0) > 0; };
-
   std::optional<orphans_come_here> adoption;
   if (whole_tree && !has_ended()) {
     // Standing still it makes no new children and, being their reaper, gets those whose parents are killed.
@@ -366,6 +378,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
   } else if (pidfd_) {
     // SIGCHLD is ignored, or a handler of the application's was faster. The descriptor still tells the end.
+    pollfd ended{pidfd_.get(), POLLIN, 0};
     while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
     }
     result = status_kept_by(pidfd_.get());

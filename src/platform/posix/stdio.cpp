@@ -19,6 +19,14 @@ namespace pynisher::platform {
 
 namespace {
 
+bool has_output(FILE* stream) {
+#if defined(__GLIBC__)
+  // What __fpending does, without the page that it is on; wide streams are asked.
+  if (stream->_mode <= 0) return stream->_IO_write_ptr != stream->_IO_write_base;
+#endif
+  return ::__fpending(stream) != 0;
+}
+
 bool has_read_ahead(FILE* stream) {
 #if defined(__GLIBC__)
   return stream->_IO_read_ptr != stream->_IO_read_end;
@@ -56,7 +64,7 @@ void flush_stdio() {
   _IO_list_lock();
   for (void* at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
     FILE* stream = _IO_iter_file(at);
-    if (::__fpending(stream) == 0 || ::ftrylockfile(stream) != 0) continue;
+    if (!has_output(stream) || ::ftrylockfile(stream) != 0) continue;
     ::fflush(stream);
     ::funlockfile(stream);
   }
@@ -66,8 +74,8 @@ void flush_stdio() {
 void forget_stdio() noexcept {
   // What other threads have printed since the flush is theirs, and what was read ahead is the parent's.
   // Only where there is something: writing to a stream's state costs a copied page.
-  if (::__fpending(stdout) != 0) ::__fpurge(stdout);
-  if (::__fpending(stderr) != 0) ::__fpurge(stderr);
+  if (has_output(stdout)) ::__fpurge(stdout);
+  if (has_output(stderr)) ::__fpurge(stderr);
   if (has_read_ahead(stdin)) ::__fpurge(stdin);
 }
 
