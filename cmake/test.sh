@@ -10,4 +10,4 @@ inspect_files
 build "the other examples, tests and benchmarks"
 not_yet=$(grep -vE '^(#|$)' tests/not_yet.txt | paste -s -d '|' -)
 say "running the tests, without those of tests/not_yet.txt"
-ctest --test-dir build --output-on-failure --parallel 2 --no-tests=error --exclude-regex "$not_yet" --repeat until-pass:2
+ctest --test-dir build --output-on-failure --parallel 2 --no-tests=error --exclude-regex "$not_yet"

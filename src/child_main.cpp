@@ -19,6 +19,10 @@
 #include "exception_registry.hpp"
 #include "platform/contract.hpp"
 
+#if defined(__GLIBC__)
+extern "C" int __cxa_at_quick_exit(void (*)(void*), void*);
+#endif
+
 namespace pynisher::detail {
 
 namespace {
@@ -130,9 +134,28 @@ void on_exit_called(int code, void* /*unused*/) {
   end_and_leave(code);
 }
 
-/// `quick_exit` does not tell its code and flushes nothing; what the call started still goes.
-void on_quick_exit_called() {
-  if (is_the_child()) platform::end_tree_in_child();
+/// `quick_exit` flushes nothing.
+void on_quick_exit_called(void* /*unused*/, int code) {
+  if (!is_the_child()) return;
+  note_usage();
+  call.region->exit_code.store(code);
+  call.region->exit_noted.store(1);
+  end_and_leave(code);
+}
+
+// By pointers, which are bound when the program is loaded; a lazily bound call is dear in every new child.
+int (*const volatile call_at_exit)(void (*)(int, void*), void*) = ::on_exit;
+#if defined(__GLIBC__)
+int (*const volatile call_at_quick_exit)(void (*)(void*), void*) = ::__cxa_at_quick_exit;
+#endif
+
+/// Before the handlers that the parent has registered.
+void catch_exits() {
+  call_at_exit(on_exit_called, nullptr);
+#if defined(__GLIBC__)
+  // glibc calls these with a second argument, the exit code, which the type of at_quick_exit does not tell.
+  call_at_quick_exit(reinterpret_cast<void (*)(void*)>(reinterpret_cast<void (*)()>(on_quick_exit_called)), nullptr);
+#endif
 }
 
 /// An exception that leaves a `noexcept` function or a thread.
@@ -149,8 +172,6 @@ void on_quick_exit_called() {
 
 void prepare_for_children() {
   add_standard_codecs();
-  // Once, and here: the first call of it goes through the linker, which is dear in every new child.
-  [[maybe_unused]] static const int registered = ::at_quick_exit(on_quick_exit_called);
   if (emergency_memory.load(std::memory_order_relaxed) == nullptr) {
     void* fresh = std::malloc(emergency_size);
     void* nothing = nullptr;
@@ -172,7 +193,7 @@ void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept
   call.archive = &archive;
   call.replying_thread.store(0);
   call.terminate_before = std::set_terminate(on_terminate);
-  ::on_exit(on_exit_called, nullptr);
+  catch_exits();
 
   try {
     task.run(archive);

@@ -9,7 +9,7 @@
 
 #include <pynisher/options.hpp>
 
-#include "platform/contract.hpp"
+#include "parent_death_watch.hpp"
 
 namespace pynisher::detail {
 

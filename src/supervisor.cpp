@@ -367,6 +367,9 @@ raw_outcome run(const settings& limits, child_task& task) {
 
   evidence seen;
   seen.memory_limit = limits.memory();
+  if (const auto left = platform::outer_memory_left(limits.given().measure); left && seen.memory_limit) {
+    seen.memory_limit = std::min(*seen.memory_limit, *left);
+  }
   seen.cpu_limit = plan.cpu_limit;
   seen.wall_limit = limits.wall_time();
 

@@ -13,9 +13,11 @@
 #include <optional>
 #include <string>
 
+#include <pynisher/options.hpp>
 #include <pynisher/supports.hpp>
 #include <pynisher/usage.hpp>
 
+#include "../parent_death_watch.hpp"
 #include "../reply_region.hpp"
 
 namespace pynisher::detail {
@@ -188,6 +190,8 @@ void release_mark(const call_mark& mark);
 
 /// CPU time that the limited call in which this process runs has left; empty outside of one.
 std::optional<std::chrono::nanoseconds> outer_cpu_left();
+/// Bytes that the memory limit of a call around this one leaves, by that measure; empty where there is none.
+std::optional<std::uint64_t> outer_memory_left(memory_measure measure);
 
 /// Keeps shared memory out of the children of other calls, which could forge replies in it.
 void keep_from_children(void* data, std::size_t size) noexcept;
@@ -199,25 +203,6 @@ void keep_from_children(void* data, std::size_t size) noexcept;
 void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen,
                      std::chrono::nanoseconds at_most = std::chrono::nanoseconds(0)) noexcept;
 void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
-
-// --- the end of the parent ----------------------------------------------------------------------------------
-
-/// While one exists that was started, all marked processes of this program's calls end when the program is killed.
-/// The watch costs about what a thread costs to start and nothing to keep; all that exist share one.
-class parent_death_watch {
- public:
-  parent_death_watch() = default;
-  /// A copy is not started yet.
-  parent_death_watch(const parent_death_watch& /*other*/) {}
-  parent_death_watch& operator=(const parent_death_watch&) = delete;
-  ~parent_death_watch();
-  /// Comes back when the program is watched, or cannot be. May be called again, from any thread: sees to it that the watch
-  /// is still alive.
-  void start() noexcept;
-
- private:
-  pid_t holder_ = 0;  ///< the process in which this was started
-};
 
 // --- stdio and signals ----------------------------------------------------------------------------------------
 

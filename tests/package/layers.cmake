@@ -35,7 +35,8 @@ layer(wire
   src/exception_registry.*)
 # Options that were found good.
 layer(plan
-  src/settings.*)
+  src/settings.*
+  src/parent_death_watch.hpp)
 # What the operating system does for us, and the memory that two processes share.
 layer(platform
   src/archive.cpp

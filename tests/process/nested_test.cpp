@@ -149,6 +149,21 @@ TEST_P(Nested, AnInnerMemoryLimitArrivesWithItsFields) {
               }));
 }
 
+TEST_P(Nested, AnInnerMemoryLimitThatIsNotThereTellsWhatTheOuterOneLeft) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  for (const auto measure : {pynisher::memory_measure::growth, pynisher::memory_measure::address_space}) {
+    const std::uint64_t outer = measure == pynisher::memory_measure::growth ? 60 * MiB : 600 * MiB;
+    const auto inner = with({.memory = 900_GiB, .measure = measure, .warnings = false});
+    EXPECT_THAT(limit([=] { limit(support::touch_memory_forever, inner)(); },
+                      with({.memory = pynisher::memory_size(outer), .measure = measure, .warnings = false}))
+                    .try_call(),
+                RaisedAs<pynisher::MemoryLimitException>([=](const auto& e) {
+                  EXPECT_LE(e.limit().bytes(), outer);
+                  EXPECT_GT(e.limit().bytes(), outer / 2);
+                }));
+  }
+}
+
 TEST_P(Nested, AnInnerDeathArrivesWithItsNumber) {
   const auto inner = unlimited();
   EXPECT_THAT(limit([=] { limit(support::signal_self, inner)(SIGTERM); }, unlimited()).try_call(),

@@ -46,6 +46,7 @@ struct {
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;
   std::optional<std::chrono::nanoseconds> cpu_limit;
+  bool has_memory_limit = false;
 } surrounding;
 
 [[noreturn]] void give_up(start_stage stage, long error) noexcept {
@@ -238,7 +239,8 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
 
 void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   const detail::settings& limits = *plan.limits;
-  surrounding = {raw::call(SYS_getpid), plan.region, limits.given().terminate_child_processes, plan.cpu_limit};
+  surrounding = {raw::call(SYS_getpid), plan.region, limits.given().terminate_child_processes, plan.cpu_limit,
+                 surrounding.has_memory_limit || limits.memory().has_value()};
 
   die_with_parent(parent);
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
@@ -285,6 +287,16 @@ std::optional<std::chrono::nanoseconds> outer_cpu_left() {
                      std::chrono::nanoseconds(used.tv_nsec) +
                      std::chrono::microseconds(of_children.ru_utime.tv_usec + of_children.ru_stime.tv_usec);
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
+}
+
+std::optional<std::uint64_t> outer_memory_left(memory_measure measure) {
+  if (!surrounding.has_memory_limit) return std::nullopt;
+  const bool by_address = measure == memory_measure::address_space;
+  kernel_rlimit limit{};
+  if (raw::call(SYS_prlimit64, 0, by_address ? RLIMIT_AS : RLIMIT_DATA, nullptr, &limit) < 0) return std::nullopt;
+  const mapped_memory now = mapped();
+  const std::uint64_t held = by_address ? now.address_space + detail::reply_region::size : now.private_writable;
+  return limit.soft > held ? limit.soft - held : 1;
 }
 
 pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
