@@ -364,7 +364,7 @@ TEST(OwnExceptions, AMemoryLimitOfAnInnerCallIsNoRefusalOfTheOuterOne) {
 TEST(RegisteredExceptions, ArriveFromTheirText) {
   expect_text_survives(shop::not_fitted("no fit"), "shop::not_fitted");
   expect_text_survives(shop::prefixed("text"), "shop::prefixed");
-  expect_text_survives(shop::parametrised<std::pair<int, int>>("p"), "shop::parametrised<std::pair<int, int> >");
+  expect_text_survives(shop::parametrised<std::pair<int, int>>("p"), "shop::parametrised<std::pair<int, int>>");
 }
 
 TEST(RegisteredExceptions, ArriveWithTheirFields) {
