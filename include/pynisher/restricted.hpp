@@ -49,7 +49,10 @@ struct constant_options {
   "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a "          \
   "number, or has an unknown unit."
 #if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wgcc-compat"
 bool passes(constant_options given) __attribute__((diagnose_if(!given.make_sense(), PYNISHER_NO_SENSE_, "error")));
+#pragma clang diagnostic pop
 #else
 template <bool limits_make_sense>
 struct constant_check {
