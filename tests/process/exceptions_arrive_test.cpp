@@ -166,6 +166,16 @@ TEST_P(Exceptions, RegexFutureAndStreamErrorsKeepTheirCodes) {
                   [](const auto& e) { EXPECT_EQ(e.code(), std::make_error_code(std::io_errc::stream)); }));
 }
 
+// Some libraries have codes of their own for what the standard has none for.
+TEST_P(Exceptions, RegexErrorsOfOtherCodesArriveAsRuntimeErrors) {
+  const auto call = limit([] { std::regex("a", std::regex::basic | std::regex::extended); }, unlimited());
+  try {
+    call();
+  } catch (const std::runtime_error& e) {
+    EXPECT_EQ(dynamic_cast<const ExecutionFailed&>(e).excinfo().type_name, "std::regex_error");
+  }
+}
+
 TEST_P(Exceptions, ValuesThrownRawArriveRaw) {
   EXPECT_THROW(limit([] { throw 17; }, unlimited())(), int);
   try {

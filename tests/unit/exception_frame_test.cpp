@@ -641,15 +641,6 @@ TEST(HostileExceptions, ARegexErrorHasOneOfTheStandardsCodes) {
   }
 }
 
-TEST(RegexErrors, OfNoStandardCodeArriveAsTheirBase) {
-  const auto bytes = packed_exception(thrown_by([] {
-    std::regex("a", std::regex::basic | std::regex::extended);  // of one library a code of its own
-  }));
-  const auto arrived = p::testing::received(bytes);
-  EXPECT_EQ(arrived.info.type_name, "std::regex_error");
-  EXPECT_THROW(std::rethrow_exception(arrived.error), std::runtime_error);
-}
-
 // The names of categories and the texts thrown as pointers are kept for good: a child must not fill the parent.
 void fill_categories() {
   for (int i = 0; i < 3000; ++i) (void)p::detail::category_named("category " + std::to_string(i));
