@@ -141,10 +141,12 @@ struct filesystem_fields {
 struct regex_codec {
   using by_code = exception_codec_of<std::regex_error, regex_codec>;
   static constexpr std::regex_constants::error_type codes[] = {
-      std::regex_constants::error_collate,   std::regex_constants::error_ctype,      std::regex_constants::error_escape,
-      std::regex_constants::error_backref,   std::regex_constants::error_brack,      std::regex_constants::error_paren,
-      std::regex_constants::error_brace,     std::regex_constants::error_badbrace,   std::regex_constants::error_range,
-      std::regex_constants::error_space,     std::regex_constants::error_badrepeat,  std::regex_constants::error_complexity,
+      std::regex_constants::error_collate,   std::regex_constants::error_ctype,
+      std::regex_constants::error_escape,    std::regex_constants::error_backref,
+      std::regex_constants::error_brack,     std::regex_constants::error_paren,
+      std::regex_constants::error_brace,     std::regex_constants::error_badbrace,
+      std::regex_constants::error_range,     std::regex_constants::error_space,
+      std::regex_constants::error_badrepeat, std::regex_constants::error_complexity,
       std::regex_constants::error_stack};
 
   static bool encode(const std::exception_ptr& thrown, output_archive& ar) {

@@ -19,7 +19,8 @@ std::string number_text(long double number) {
   // Whole numbers to the last digit, unless a short text such as "1e+18" is no less exact.
   if (number == std::trunc(number) && std::abs(number) < std::ldexp(1.0L, 64)) {
     const std::string digits = fmt::format("{:.0f}", number);
-    if (digits.find_last_not_of('0') >= std::numeric_limits<double>::digits10 || std::abs(number) < 1e16L) return digits;
+    if (digits.find_last_not_of('0') >= std::numeric_limits<double>::digits10 || std::abs(number) < 1e16L)
+      return digits;
   }
   // fmt writes a long double by the shortest text that gives it back; a double's worth of digits is what was typed.
   const auto as_double = static_cast<double>(number);

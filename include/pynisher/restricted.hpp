@@ -45,8 +45,8 @@ struct constant_options {
   }
 };
 
-#define PYNISHER_NO_SENSE_                                                                                  \
-  "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a "          \
+#define PYNISHER_NO_SENSE_                                                                         \
+  "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a " \
   "number, or has an unknown unit."
 #if defined(__clang__)
 #pragma clang diagnostic push

@@ -102,9 +102,8 @@ template <class Pointer>
 inline constexpr bool is_allowed = !needs_trust<Pointer> || trust_pointer<Pointer>;
 
 template <class T, class D>
-struct crossing<std::unique_ptr<T, D>>
-    : std::bool_constant<is_allowed<std::unique_ptr<T, D>> && can_cross<T> &&
-                         std::is_same_v<D, std::default_delete<T>>> {};
+struct crossing<std::unique_ptr<T, D>> : std::bool_constant<is_allowed<std::unique_ptr<T, D>> && can_cross<T> &&
+                                                            std::is_same_v<D, std::default_delete<T>>> {};
 template <class T>
 struct crossing<std::shared_ptr<T>> : std::bool_constant<is_allowed<std::shared_ptr<T>> && can_cross<T>> {};
 template <class T>
