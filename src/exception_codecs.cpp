@@ -1,11 +1,14 @@
 // The exceptions that are known from the start: the standard's, this library's own, and values thrown raw.
 
+#include <algorithm>
 #include <any>
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <future>
 #include <ios>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -133,12 +136,40 @@ struct filesystem_fields {
   }
 };
 
-struct regex_fields {
-  static void write(output_archive& ar, const std::regex_error& e) { ar(static_cast<int>(e.code())); }
+/// Only the standard's own codes cross: what a `std::regex_error` of another number is, is undefined. Here those arrive
+/// as the `std::runtime_error` that they are as well.
+struct regex_codec {
+  using by_code = exception_codec_of<std::regex_error, regex_codec>;
+  static constexpr std::regex_constants::error_type codes[] = {
+      std::regex_constants::error_collate,   std::regex_constants::error_ctype,
+      std::regex_constants::error_escape,    std::regex_constants::error_backref,
+      std::regex_constants::error_brack,     std::regex_constants::error_paren,
+      std::regex_constants::error_brace,     std::regex_constants::error_badbrace,
+      std::regex_constants::error_range,     std::regex_constants::error_space,
+      std::regex_constants::error_badrepeat, std::regex_constants::error_complexity,
+      std::regex_constants::error_stack};
+
+  static bool encode(const std::exception_ptr& thrown, output_archive& ar) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::regex_error& e) {
+      const auto* const known = std::ranges::find(codes, e.code());
+      if (known == std::end(codes)) return false;
+      ar(static_cast<std::uint8_t>(known - codes));
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
   static std::regex_error read(input_archive& ar, const exception_info&) {
-    int code = 0;
-    ar(code);
-    return std::regex_error(static_cast<std::regex_constants::error_type>(code));
+    std::uint8_t number = 0;
+    ar(number);
+    if (number >= std::size(codes)) throw wire_error("a std::regex_error has a code that is not known");
+    return std::regex_error(codes[number]);
+  }
+  static void add() {
+    static exception_codec codec{&typeid(std::regex_error), &encode, &by_code::decode, &by_code::text};
+    add_exception_codec(codec);
   }
 };
 
@@ -259,7 +290,7 @@ bool add_all() {
       std::out_of_range, std::runtime_error, std::range_error, std::overflow_error, std::underflow_error>();
   add<from_code, std::system_error, std::ios_base::failure>();
   add_with<std::filesystem::filesystem_error, filesystem_fields>();
-  add_with<std::regex_error, regex_fields>();
+  regex_codec::add();
   add_with<std::future_error, future_fields>();
 
   add<from_value, int, unsigned, long, unsigned long, long long, unsigned long long, char, bool, float, double>();

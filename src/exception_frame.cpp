@@ -61,6 +61,26 @@ const std::type_info& meant_type(const std::type_info& thrown, const std::string
   return thrown;
 }
 
+/// Shows it to `look` where `catch (const E&)` would catch it.
+template <class E, class Look>
+void look_as(const std::exception_ptr& thrown, const Look& look) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const E& e) {
+    look(e);
+  } catch (...) {
+  }
+}
+
+/// Of a class that is no `std::exception`, or is it by several ways, what its nearest known base says.
+std::string text_of_a_base(const std::exception_ptr& thrown, const std::type_info& type) {
+  std::string text;
+  for (const auto* codec : codecs_nearest_first(type)) {
+    if (codec->text(thrown, text)) break;
+  }
+  return text;
+}
+
 template <class T>
 void take_message(const T& value, description& about) {
   about.message = fmt::format("{}", value);
@@ -86,10 +106,6 @@ description describe(const std::exception_ptr& thrown) {
       about.type_name = remote->excinfo().type_name;
       about.pid = remote->excinfo().pid;
     }
-    if (const auto* with_code = dynamic_cast<const std::system_error*>(&e)) about.code = with_code->code();
-    about.allocation_failed = dynamic_cast<const std::bad_alloc*>(&e) != nullptr &&
-                              dynamic_cast<const PynisherException*>(&e) == nullptr &&
-                              dynamic_cast<const std::bad_array_new_length*>(&e) == nullptr;
   } catch (const ExecutionFailed& e) {
     about.message = e.what();
     about.type_name = e.excinfo().type_name;
@@ -116,13 +132,14 @@ description describe(const std::exception_ptr& thrown) {
     about.message = code.message();
     about.code = code;
   } catch (...) {
+    if (about.type != nullptr) about.message = text_of_a_base(thrown, *about.type);
   }
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const std::nested_exception& nested) {
-    about.cause = nested.nested_ptr();
-  } catch (...) {
-  }
+  look_as<std::system_error>(thrown, [&](const std::system_error& e) { about.code = e.code(); });
+  look_as<std::bad_alloc>(thrown, [&](const std::bad_alloc& e) {
+    about.allocation_failed = dynamic_cast<const PynisherException*>(&e) == nullptr &&
+                              dynamic_cast<const std::bad_array_new_length*>(&e) == nullptr;
+  });
+  look_as<std::nested_exception>(thrown, [&](const std::nested_exception& e) { about.cause = e.nested_ptr(); });
   return about;
 }
 

@@ -11,6 +11,9 @@ namespace {
 
 std::atomic<exception_codec*> first_codec{nullptr};
 
+/// Made while nothing is being handled: inside of a handler there is no other way to an empty one.
+const std::nested_exception nothing_nested;
+
 bool same_type(const std::type_info& a, const char* mangled) { return std::strcmp(a.name(), mangled) == 0; }
 
 const exception_codec* find_codec(const char* mangled) noexcept {
@@ -26,6 +29,15 @@ void add_exception_codec(exception_codec& codec) noexcept {
   if (find_codec(codec.type->name()) != nullptr) return;
   codec.next = first_codec.load(std::memory_order_relaxed);
   while (!first_codec.compare_exchange_weak(codec.next, &codec, std::memory_order_release)) {
+  }
+}
+
+std::nested_exception nesting(const std::exception_ptr& cause) {
+  if (!cause) return nothing_nested;
+  try {
+    std::rethrow_exception(cause);
+  } catch (...) {
+    return {};
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include <fmt/format.h>
 
@@ -24,7 +25,36 @@ std::string demangled(const char* mangled) {
   return status == 0 ? name.get() : mangled;
 }
 
-/// "ns::(anonymous namespace)::f(int, g())" is "ns::(anonymous namespace)::f".
+void replace_all(std::string& text, std::string_view what, std::string_view with) {
+  for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) {
+    text.replace(at, what.size(), with);
+  }
+}
+
+/// "vector<int, std::allocator<int>>" is "vector<int>".
+void drop_allocators(std::string& name) {
+  constexpr std::string_view argument = ", std::allocator<";
+  for (std::size_t at = name.find(argument); at != std::string::npos; at = name.find(argument, at)) {
+    std::size_t end = at + argument.size();
+    for (int depth = 1; depth > 0 && end < name.size(); ++end) {
+      depth += name[end] == '<' ? 1 : name[end] == '>' ? -1 : 0;
+    }
+    name.erase(at, end - at);
+  }
+}
+
+/// Without what no source writes.
+std::string as_written(std::string name) {
+  replace_all(name, "(anonymous namespace)::", "");
+  replace_all(name, "std::__cxx11::", "std::");
+  replace_all(name, "[abi:cxx11]", "");
+  replace_all(name, " >", ">");
+  drop_allocators(name);
+  replace_all(name, "std::basic_string<char, std::char_traits<char>>", "std::string");
+  return name;
+}
+
+/// "ns::f(int, g())" is "ns::f".
 std::string without_parameters(std::string name) {
   std::size_t at = name.rfind(')');
   if (at == std::string::npos) return name;
@@ -34,19 +64,18 @@ std::string without_parameters(std::string name) {
     if (at == 0) return name;
   }
   // A name that ends in a parenthesis without having parameters: a lambda's.
-  if (at == 0 || name.compare(at, 21, "(anonymous namespace)") == 0) return name;
-  return name.substr(0, at);
+  return at == 0 ? name : name.substr(0, at);
 }
 
 }  // namespace
 
-std::string demangled_name(const std::type_info& type) { return demangled(type.name()); }
+std::string demangled_name(const std::type_info& type) { return as_written(demangled(type.name())); }
 
 std::string function_name(const void* address) {
   const std::string symbol = platform::symbol_at(address);
   if (symbol.empty()) return fmt::format("function at {}", address);
   // Without the parameters: the call shows its arguments.
-  return without_parameters(demangled(symbol.c_str()));
+  return without_parameters(as_written(demangled(symbol.c_str())));
 }
 
 std::string text_in_quotes(std::string_view text) {

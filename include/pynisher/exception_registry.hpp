@@ -39,11 +39,16 @@ struct exception_codec {
   bool (*encode)(const std::exception_ptr& thrown, output_archive& ar);
   /// Reads the fields and gives the exception as it is thrown here, with `cause` (may be null) nested in it.
   std::exception_ptr (*decode)(input_archive& ar, exception_info info, const std::exception_ptr& cause);
+  /// Its what(), as this type tells it; false if it is no such `type`, or the type has none.
+  bool (*text)(const std::exception_ptr& thrown, std::string& what);
   exception_codec* next = nullptr;
 };
 
 /// Thread-safe; a type that is there already stays as it is.
 void add_exception_codec(exception_codec& codec) noexcept;
+
+/// Nests `cause`, which may be null, whatever exception is being handled here.
+std::nested_exception nesting(const std::exception_ptr& cause);
 
 /// An exception of the function: what it was there, and that it comes from there.
 template <class Exception>
@@ -54,15 +59,19 @@ class arrived : public Exception, public ExecutionFailed {
   [[nodiscard]] const char* what() const noexcept override { return excinfo().message.c_str(); }
 };
 
-/// The same, thrown there by `std::throw_with_nested`. Made while the cause is the current exception.
+/// The same, thrown there by `std::throw_with_nested`.
 template <class Exception>
 class arrived_nested : public arrived<Exception>, public std::nested_exception {
  public:
-  using arrived<Exception>::arrived;
+  arrived_nested(Exception&& original, exception_info info, const std::nested_exception& cause)
+      : arrived<Exception>(std::move(original), std::move(info)), std::nested_exception(cause) {}
 };
 
 template <class Exception>
 std::exception_ptr make_arrived(Exception&& original, exception_info info, const std::exception_ptr& cause) {
+  if constexpr (std::is_convertible_v<Exception*, std::nested_exception*>) {
+    static_cast<std::nested_exception&>(original) = nesting(cause);
+  }
   if constexpr (!std::is_class_v<Exception> || std::is_final_v<Exception> ||
                 std::is_base_of_v<ExecutionFailed, Exception>) {
     return std::make_exception_ptr(std::move(original));
@@ -70,11 +79,7 @@ std::exception_ptr make_arrived(Exception&& original, exception_info info, const
     return std::make_exception_ptr(arrived<Exception>(std::move(original), std::move(info)));
   } else {
     if (!cause) return std::make_exception_ptr(arrived<Exception>(std::move(original), std::move(info)));
-    try {
-      std::rethrow_exception(cause);
-    } catch (...) {
-      return std::make_exception_ptr(arrived_nested<Exception>(std::move(original), std::move(info)));
-    }
+    return std::make_exception_ptr(arrived_nested<Exception>(std::move(original), std::move(info), nesting(cause)));
   }
 }
 
@@ -109,22 +114,37 @@ struct exception_fields {
 
 template <class Exception, class Fields = exception_fields<Exception>>
 struct exception_codec_of {
+  /// Pointers are caught by value: compilers do not agree on what a reference to a thrown pointer refers to.
+  using caught = std::conditional_t<std::is_pointer_v<Exception>, Exception, const Exception&>;
+
   static bool encode(const std::exception_ptr& thrown, output_archive& ar) {
     try {
       std::rethrow_exception(thrown);
-    } catch (const Exception& e) {
+    } catch (caught e) {
       Fields::write(ar, e);
       return true;
     } catch (...) {
       return false;
     }
   }
+  static bool text(const std::exception_ptr& thrown, std::string& what) {
+    if constexpr (requires(const Exception& e) { what = e.what(); }) {
+      try {
+        std::rethrow_exception(thrown);
+      } catch (const Exception& e) {
+        what = e.what();
+        return true;
+      } catch (...) {
+      }
+    }
+    return false;
+  }
   static std::exception_ptr decode(input_archive& ar, exception_info info, const std::exception_ptr& cause) {
     Exception e = Fields::read(ar, info);
     return make_arrived<Exception>(std::move(e), std::move(info), cause);
   }
   static void add() {
-    static exception_codec codec{&typeid(Exception), &encode, &decode};
+    static exception_codec codec{&typeid(Exception), &encode, &decode, &text};
     add_exception_codec(codec);
   }
 };

@@ -16,9 +16,10 @@
 
 namespace pynisher {
 
-/// "500 MiB", "1.5 GiB", "7 B": the largest unit that leaves at least 1.
+/// "500 MiB", "1.5 GiB", "7 B": the largest unit that says it exactly in four digits; "500.000001 MiB" is one byte
+/// more.
 [[nodiscard]] std::string to_string(memory_size size);
-/// "1.5 s", "2 min", "40 ms".
+/// "1.5 s", "2 min", "1.5 h", "40 ms".
 [[nodiscard]] std::string to_string(std::chrono::nanoseconds time);
 [[nodiscard]] std::string to_string(time_span span);
 template <class Rep, class Period>

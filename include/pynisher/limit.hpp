@@ -15,6 +15,7 @@
 // and the network that the program may.
 
 #include <concepts>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -99,6 +100,10 @@ outcome<R> decode(raw_outcome raw) {
     return {raw.verdict, raw.usage, std::move(raw.error), std::move(raw.explanation), std::move(value)};
   }
 }
+
+/// Fewer arguments than the one signature has, where `F` has defaults for the others.
+template <class F, std::size_t most, class... A>
+concept shorter_call = sizeof...(A) < most && std::invocable<F&, A...>;
 
 template <class F, class... A>
 using result_of = std::remove_cvref_t<std::invoke_result_t<F&, A...>>;
@@ -186,6 +191,17 @@ class limited<F, R(A...)> : public detail::limited_base<F> {
     return detail::value_or_throw(this->run(std::forward<A>(arguments)...));
   }
   outcome<result_type> try_call(A... arguments) const { return this->run(std::forward<A>(arguments)...); }
+
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  result_type operator()(Fewer&&... arguments) const {
+    return detail::value_or_throw(this->run(std::forward<Fewer>(arguments)...));
+  }
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  outcome<result_type> try_call(Fewer&&... arguments) const {
+    return this->run(std::forward<Fewer>(arguments)...);
+  }
 };
 
 /// As `limited`, but a call that would throw gives an empty `std::optional`, or false where the function
@@ -218,6 +234,17 @@ class limited_no_raise<F, R(A...)> : public detail::limited_base<F> {
   }
   outcome<std::remove_cvref_t<R>> try_call(A... arguments) const {
     return this->run(std::forward<A>(arguments)...);
+  }
+
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  result_type operator()(Fewer&&... arguments) const {
+    return detail::value_or_empty(this->run(std::forward<Fewer>(arguments)...));
+  }
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  outcome<std::remove_cvref_t<R>> try_call(Fewer&&... arguments) const {
+    return this->run(std::forward<Fewer>(arguments)...);
   }
 };
 

@@ -45,13 +45,22 @@ struct constant_options {
   }
 };
 
-template <bool limits_are_positive_and_have_known_units>
+#define PYNISHER_NO_SENSE_                                                                         \
+  "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a " \
+  "number, or has an unknown unit."
+#if defined(__clang__)
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wgcc-compat"
+bool passes(constant_options given) __attribute__((diagnose_if(!given.make_sense(), PYNISHER_NO_SENSE_, "error")));
+#pragma clang diagnostic pop
+#else
+template <bool limits_make_sense>
 struct constant_check {
-  static_assert(limits_are_positive_and_have_known_units,
-                "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a "
-                "number, or has an unknown unit.");
+  static_assert(limits_make_sense, PYNISHER_NO_SENSE_);
   static constexpr bool passed = true;
 };
+#endif
+#undef PYNISHER_NO_SENSE_
 
 template <template <class, class> class Limited>
 struct restriction {
@@ -69,8 +78,11 @@ restriction<Limited> restrict_to(options wanted) {
 
 }  // namespace pynisher::detail
 
-#if defined(__GNUC__)
 // A limit that is no constant is checked when the expression is evaluated.
+#if defined(__clang__)
+#define PYNISHER_CONSTANT_CHECK_(...) \
+  (sizeof(::pynisher::detail::passes(::pynisher::detail::constant_options{__VA_ARGS__})) > 0)
+#elif defined(__GNUC__)
 #define PYNISHER_CONSTANT_CHECK_(...)                                                                       \
   ::pynisher::detail::constant_check<(                                                                      \
       __builtin_constant_p(::pynisher::detail::constant_options{__VA_ARGS__}.make_sense())                  \

@@ -166,6 +166,25 @@ TEST_P(Exceptions, RegexFutureAndStreamErrorsKeepTheirCodes) {
                   [](const auto& e) { EXPECT_EQ(e.code(), std::make_error_code(std::io_errc::stream)); }));
 }
 
+// Some libraries have codes of their own. They arrive as they are, or as the base, but never as another code.
+TEST_P(Exceptions, RegexErrorsOfOtherCodesArriveUnderNoOtherCode) {
+  const auto conflict = [] { std::regex("a", std::regex::basic | std::regex::extended); };
+  const auto arrived = limit(conflict, unlimited());
+  try {
+    conflict();
+  } catch (const std::regex_error& here) {
+    try {
+      arrived();
+      ADD_FAILURE();
+    } catch (const std::regex_error& e) {
+      EXPECT_EQ(e.code(), here.code());
+    } catch (const std::runtime_error& e) {
+      EXPECT_STREQ(e.what(), here.what());
+      EXPECT_EQ(dynamic_cast<const ExecutionFailed&>(e).excinfo().type_name, "std::regex_error");
+    }
+  }
+}
+
 TEST_P(Exceptions, ValuesThrownRawArriveRaw) {
   EXPECT_THROW(limit([] { throw 17; }, unlimited())(), int);
   try {

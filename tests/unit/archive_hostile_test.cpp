@@ -107,7 +107,7 @@ using counted_types =
                    std::vector<std::string>, std::vector<std::vector<int>>, std::vector<wide>, std::deque<int>,
                    std::list<int>, std::forward_list<int>, std::valarray<double>, std::set<int>, std::map<int, int>,
                    std::unordered_map<int, std::string>, std::unordered_set<std::string>, std::filesystem::path,
-                   std::multimap<std::string, int>>;
+                   std::multimap<std::string, int>, std::valarray<std::string>, std::unordered_multiset<int>>;
 TYPED_TEST_SUITE(HostileCount, counted_types);
 
 TYPED_TEST(HostileCount, IsRefusedWithoutAskingForTheMemory) {
@@ -134,7 +134,8 @@ template <class T>
 class HostileCountOfWideElements : public testing::Test {};
 using containers_of_wide =
     testing::Types<std::vector<wide>, std::deque<wide>, std::list<wide>, std::forward_list<wide>, std::map<int, wide>,
-                   std::vector<std::deque<wide>>, std::optional<std::list<wide>>>;
+                   std::vector<std::deque<wide>>, std::optional<std::list<wide>>, std::valarray<wide>,
+                   std::unordered_map<int, wide>>;
 TYPED_TEST_SUITE(HostileCountOfWideElements, containers_of_wide);
 
 // Each of the 65536 elements is 1 KiB: 64 MiB for 64 KiB of bytes, were they made before they are read.

@@ -172,8 +172,16 @@ TEST(Archive, KeepsAssociations) {
                      std::map<std::pair<int, int>, std::vector<std::set<std::string>>>{{{1, 2}, {{"a"}, {}}}});
 }
 
+struct by_x {
+  bool operator()(const point& a, const point& b) const { return a.x < b.x; }
+};
+
 TEST(Archive, KeepsTheOrderOfEqualKeys) {
-  expect_round_trips(std::multimap<int, std::string>{{1, "a"}, {1, "b"}, {1, "c"}, {2, "d"}});
+  expect_round_trips(std::multimap<int, std::string>{{1, "a"}, {1, "b"}, {1, "c"}, {2, "d"}},
+                     std::multiset<point, by_x>{{1, 3.0}, {1, 1.0}, {1, 2.0}, {2, 0.0}});
+  const std::unordered_multimap<int, int> hashed{{1, 3}, {1, 1}, {1, 2}};
+  const auto arrived = unpacked<std::unordered_multimap<int, int>>(packed(hashed));
+  EXPECT_TRUE(std::ranges::equal(arrived, hashed));
 }
 
 TEST(Archive, KeepsSumsAndProducts) {
@@ -245,6 +253,9 @@ TEST(Archive, KeepsAdaptorsAndValarrays) {
   EXPECT_EQ(unpacked<std::priority_queue<int>>(packed(heap)).top(), 9);
   const std::valarray<double> values{1, 2, 3};
   EXPECT_TRUE(std::ranges::equal(unpacked<std::valarray<double>>(packed(values)), values));
+  EXPECT_EQ(unpacked<std::valarray<double>>(packed(std::valarray<double>())).size(), 0u);
+  const std::valarray<std::string> texts{"a", "bb"};
+  EXPECT_TRUE(std::ranges::equal(unpacked<std::valarray<std::string>>(packed(texts)), texts));
   const std::valarray<bool> flags{true, false};
   EXPECT_TRUE(std::ranges::equal(unpacked<std::valarray<bool>>(packed(flags)), flags));
   std::atomic<int> counter{7};
@@ -295,6 +306,37 @@ TEST(Archive, RefusesToSendWhatTheReceiverWouldNotRead) {
     last = last->next.get();
   }
   EXPECT_THROW((void)packed(head), wire_error);
+}
+
+struct trusted {
+  int value = 0;
+  template <class Archive>
+  void serialize(Archive& ar) {
+    ar(value);
+  }
+};
+
+}  // namespace
+
+template <>
+inline constexpr bool pynisher::trust_pointer<std::shared_ptr<trusted>> = true;
+
+namespace {
+
+struct sharing {
+  std::shared_ptr<trusted> one, other;
+  template <class Archive>
+  void serialize(Archive& ar) {
+    ar(one, other);
+  }
+};
+
+TEST(Archive, KeepsWhatIsSharedWhereThatIsTrusted) {
+  const auto shared = std::make_shared<trusted>(trusted{7});
+  const auto arrived = unpacked<sharing>(packed(sharing{shared, shared}));
+  EXPECT_EQ(arrived.one->value, 7);
+  EXPECT_EQ(arrived.one, arrived.other);
+  static_assert(can_cross<std::shared_ptr<trusted>> && can_cross<std::vector<std::shared_ptr<trusted>>>);
 }
 
 /// Nested values of random shape: a sum over all combinations would not be written down by hand.

@@ -110,6 +110,18 @@ TEST(Callable, DefaultArgumentsWorkAsAtTheLambdasOwnCall) {
   EXPECT_EQ(guarded(1, 2), 3);
   EXPECT_TRUE((std::is_invocable_v<decltype(plain), int>));
   EXPECT_TRUE((std::is_invocable_v<decltype(guarded), int>)) << "what the lambda takes, the limited lambda takes";
+  EXPECT_EQ(guarded(1), 11);
+  EXPECT_EQ(*guarded.try_call(2), 12);
+  EXPECT_EQ(limit(plain, {}, no_raise)(3), 13);
+  EXPECT_EQ(*limit(plain, {}, no_raise).try_call(4), 14);
+  const auto all_by_default =
+      limit([](const std::vector<int>& v = {1, 2}, std::string s = "abc") { return v.size() + s.size(); });
+  EXPECT_EQ(all_by_default(), 5u);
+  EXPECT_EQ(all_by_default(std::vector<int>()), 3u);
+  EXPECT_EQ(all_by_default({1}, {'x', 'y'}), 3u) << "the whole signature still takes braces";
+  static_assert(!std::is_invocable_v<decltype(guarded)>);
+  static_assert(!std::is_invocable_v<decltype(guarded), int, int, int>);
+  static_assert(!std::is_invocable_v<decltype(guarded), std::string>);
 }
 
 TEST(Callable, MayBeMoveOnly) {

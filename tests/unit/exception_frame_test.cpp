@@ -364,7 +364,7 @@ TEST(OwnExceptions, AMemoryLimitOfAnInnerCallIsNoRefusalOfTheOuterOne) {
 TEST(RegisteredExceptions, ArriveFromTheirText) {
   expect_text_survives(shop::not_fitted("no fit"), "shop::not_fitted");
   expect_text_survives(shop::prefixed("text"), "shop::prefixed");
-  expect_text_survives(shop::parametrised<std::pair<int, int>>("p"), "shop::parametrised<std::pair<int, int> >");
+  expect_text_survives(shop::parametrised<std::pair<int, int>>("p"), "shop::parametrised<std::pair<int, int>>");
 }
 
 TEST(RegisteredExceptions, ArriveWithTheirFields) {
@@ -451,6 +451,19 @@ TEST(UnregisteredExceptions, MayHaveSeveralBases) {
   EXPECT_EQ(twice.info.type_name, "shop::twice_std");
 }
 
+TEST(UnregisteredExceptions, OfSeveralBasesKeepWhatEachOfThemSays) {
+  struct no_memory : std::runtime_error, std::bad_alloc {
+    no_memory() : std::runtime_error("no memory") {}
+  };
+  const auto refused = sent(thrown(no_memory()));
+  EXPECT_TRUE(refused.allocation_failed);
+  EXPECT_EQ(refused.info.message, "no memory");
+  struct with_code : std::system_error, std::logic_error {
+    with_code() : std::system_error(ENOSPC, std::generic_category()), std::logic_error("no room") {}
+  };
+  EXPECT_EQ(sent(thrown(with_code())).code, std::errc::no_space_on_device);
+}
+
 // --- causes -------------------------------------------------------------------------------------------------
 
 std::exception_ptr chain_of(int length) {
@@ -521,6 +534,16 @@ TEST(NestedExceptions, AnEmptyNestIsNoCause) {
   const auto arrived = sent(thrown(shop::with_cause_of_its_own("top")));
   EXPECT_THAT(causes_of(arrived.error), ElementsAre("top"));
   EXPECT_TRUE(arrived.info.chain.empty());
+}
+
+// A handler of the receiver's has an exception of its own, which is nobody's cause.
+TEST(NestedExceptions, DoNotTakeTheReceiversExceptionForTheirCause) {
+  const auto bytes = packed_exception(thrown(shop::with_cause_of_its_own("top")));
+  try {
+    throw std::logic_error("the receiver's");
+  } catch (...) {
+    EXPECT_THAT(causes_of(p::testing::received(bytes).error), ElementsAre("top"));
+  }
 }
 
 TEST(NestedExceptions, AreCutWhereAChainHasNoEnd) {
@@ -605,6 +628,17 @@ TEST(HostileExceptions, OfAnyBytesDoNoHarm) {
 
 TEST(HostileExceptions, ThatCannotBeRebuiltAreRefusedAndNotThrownThrough) {
   EXPECT_TRUE(is_refused(packed_exception(thrown(shop::failing_codec("x")))));
+}
+
+TEST(HostileExceptions, ARegexErrorHasOneOfTheStandardsCodes) {
+  const auto whole = packed_exception(thrown(std::regex_error(std::regex_constants::error_stack)));
+  const std::size_t code = whole.size() - 2;  // then that it has no cause
+  ASSERT_EQ(whole[code], std::byte{12});
+  for (unsigned value = 0; value < 256; ++value) {
+    auto changed = whole;
+    changed[code] = static_cast<std::byte>(value);
+    EXPECT_EQ(is_refused(changed), value >= 13) << value;
+  }
 }
 
 // The names of categories and the texts thrown as pointers are kept for good: a child must not fill the parent.

@@ -3,6 +3,7 @@
 #include <pynisher/format.hpp>
 
 #include <chrono>
+#include <cstdint>
 #include <limits>
 #include <stdexcept>
 
@@ -29,9 +30,30 @@ TEST(AsText, ATimeUsesTheLargestUnitThatReadsWell) {
   EXPECT_EQ(to_string(time_span(40ms)), "40 ms");
   EXPECT_EQ(to_string(time_span(3us)), "3 us");
   EXPECT_EQ(to_string(time_span(9ns)), "9 ns");
+  EXPECT_EQ(to_string(time_span(60s)), "1 min");
+  EXPECT_EQ(to_string(time_span(61s)), "61 s");
+  EXPECT_EQ(to_string(time_span(90s)), "1.5 min");
   EXPECT_EQ(to_string(time_span(2min)), "2 min");
+  EXPECT_EQ(to_string(time_span(1.5h)), "1.5 h") << "as it was written";
+  EXPECT_EQ(to_string(time_span(100'345ms)), "100.3 s");
+  EXPECT_EQ(to_string(time_span(200'345ms)), "3.339 min");
+  EXPECT_EQ(pynisher::to_string(0ns), "0 ns");
+  EXPECT_EQ(pynisher::to_string(-1500us), "-1.5 ms");
   EXPECT_EQ(to_string(time_span(3h)), "3 h");
   EXPECT_EQ(to_string(time_span(std::numeric_limits<double>::infinity())), "no limit");
+}
+
+// A text that says "held 500 MiB, above its limit of 500 MiB" helps nobody.
+TEST(AsText, WhatIsRoundedDoesNotLookExact) {
+  EXPECT_EQ(to_string(memory_size((500u << 20) + 1)), "500.000001 MiB");
+  EXPECT_EQ(to_string(memory_size((500u << 20) - 1)), "499.999999 MiB");
+  EXPECT_EQ(to_string(memory_size((std::uint64_t{3} << 29) + 1)), "1.500000001 GiB");
+  EXPECT_EQ(to_string(memory_size(83'931'136)), "80.04 MiB");
+  EXPECT_EQ(to_string(memory_size(10'000 * 1024)), "9.766 MiB");
+  EXPECT_EQ(to_string(memory_size(std::numeric_limits<std::int64_t>::max())), "8388607.999999999999 TiB");
+  EXPECT_EQ(to_string(memory_size(20'000, "TiB")), "20000 TiB");
+  EXPECT_EQ(to_string(time_span(1'000'000'001ns)), "1.000000001 s");
+  EXPECT_EQ(to_string(time_span(12'345'678ns)), "12.35 ms");
 }
 
 // Two overloads that both take it by conversion would make the plainest use ambiguous.

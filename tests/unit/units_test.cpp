@@ -158,6 +158,10 @@ TEST(MemorySize, IsALiteralType) {
 TEST(MemorySize, ShowsWhatWasWritten) {
   EXPECT_EQ(memory_size(200, "MB").written(), "200 MB");
   EXPECT_EQ(memory_size(-1).written(), "-1");
+  EXPECT_EQ(memory_size(std::numeric_limits<std::uint64_t>::max()).written(), "18446744073709551615");
+  EXPECT_EQ(memory_size(-9'007'199'254'740'993).written(), "-9007199254740993");
+  EXPECT_EQ(memory_size(0).written(), "0");
+  EXPECT_EQ(memory_size(1e30, "GB").written(), "1e+30 GB");
   EXPECT_EQ(memory_size(0.1, "GiB").written(), "0.1 GiB");
   EXPECT_EQ(memory_size(std::nan(""), "MB").written(), "nan MB");
   EXPECT_EQ(memory_size().written(), "no limit");

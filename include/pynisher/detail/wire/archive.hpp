@@ -22,6 +22,8 @@
 #include <cereal/cereal.hpp>
 #include <cereal/types/common.hpp>
 
+#include <pynisher/detail/wire/refusals.hpp>
+
 namespace pynisher::detail {
 
 /// The bytes are not what the type needs, or the value cannot be put into bytes.
@@ -170,10 +172,12 @@ class input_archive : public cereal::InputArchive<input_archive> {
 
 // --- what cereal calls for the types that every archive must know itself ------------------------------------
 
-// cereal wraps every object in prologue and epilogue; here they count the nesting.
+// cereal wraps every object, members of a user's types too, in prologue and epilogue; here they count the nesting and
+// refuse pointers.
 template <class T>
   requires(!std::is_arithmetic_v<T>)
 void prologue(output_archive& ar, const T&) {
+  refuse_untrusted_pointer<T>();
   ar.enter();
 }
 template <class T>
@@ -184,6 +188,7 @@ void epilogue(output_archive& ar, const T&) {
 template <class T>
   requires(!std::is_arithmetic_v<T>)
 void prologue(input_archive& ar, const T&) {
+  refuse_untrusted_pointer<T>();
   ar.enter();
 }
 template <class T>
@@ -292,6 +297,7 @@ void CEREAL_SAVE_FUNCTION_NAME(output_archive& ar, const std::vector<T, A>& valu
 template <class T, class A>
   requires(!plain_number<T> && !std::is_same_v<T, bool>)
 void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
+  refuse_unmakeable_element<T>();
   const std::size_t count = ar.read_count();
   values.clear();
   // Room for what the bytes can back; more only as elements really arrive. Anything with a count of its own takes at
