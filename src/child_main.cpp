@@ -3,8 +3,6 @@
 #include "child_main.hpp"
 
 #include <cxxabi.h>
-#include <stdlib.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -18,10 +16,6 @@
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
 #include "platform/contract.hpp"
-
-#if defined(__GLIBC__)
-extern "C" int __cxa_at_quick_exit(void (*)(void*), void*);
-#endif
 
 namespace pynisher::detail {
 
@@ -57,21 +51,7 @@ void claim_reply() {
 
 void flush_output() {
   platform::flush_iostreams();
-  std::fflush(nullptr);
-}
-
-std::uint64_t nanoseconds(const timeval& time) {
-  return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_usec) * 1000;
-}
-
-void note_usage() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  call.region->user_ns.store(nanoseconds(used.ru_utime), std::memory_order_relaxed);
-  call.region->system_ns.store(nanoseconds(used.ru_stime), std::memory_order_relaxed);
-  call.region->peak.store(static_cast<std::uint64_t>(used.ru_maxrss) * 1024, std::memory_order_relaxed);
-  call.region->page_faults.store(static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt),
-                                 std::memory_order_relaxed);
+  platform::flush_all_stdio();
 }
 
 [[noreturn]] void end_and_leave(int code) {
@@ -119,43 +99,28 @@ void send_exception(const std::exception_ptr& thrown) {
   if (!is_the_child()) platform::leave(1);
   claim_reply();
   flush_output();
-  note_usage();
+  platform::note_usage(*call.region);
   send_exception(thrown);
   end_and_leave(1);
 }
 
 /// `exit` would run the handlers and destructors that the parent has registered.
-void on_exit_called(int code, void* /*unused*/) {
+void on_exit_called(int code) {
   if (!is_the_child()) return;
   flush_output();
-  note_usage();
+  platform::note_usage(*call.region);
   call.region->exit_code.store(code);
   call.region->exit_noted.store(1);
   end_and_leave(code);
 }
 
 /// `quick_exit` flushes nothing.
-void on_quick_exit_called(void* /*unused*/, int code) {
+void on_quick_exit_called(int code) {
   if (!is_the_child()) return;
-  note_usage();
+  platform::note_usage(*call.region);
   call.region->exit_code.store(code);
   call.region->exit_noted.store(1);
   end_and_leave(code);
-}
-
-// By pointers, which are bound when the program is loaded; a lazily bound call is dear in every new child.
-int (*const volatile call_at_exit)(void (*)(int, void*), void*) = ::on_exit;
-#if defined(__GLIBC__)
-int (*const volatile call_at_quick_exit)(void (*)(void*), void*) = ::__cxa_at_quick_exit;
-#endif
-
-/// Before the handlers that the parent has registered.
-void catch_exits() {
-  call_at_exit(on_exit_called, nullptr);
-#if defined(__GLIBC__)
-  // glibc calls these with a second argument, the exit code, which the type of at_quick_exit does not tell.
-  call_at_quick_exit(reinterpret_cast<void (*)(void*)>(reinterpret_cast<void (*)()>(on_quick_exit_called)), nullptr);
-#endif
 }
 
 /// An exception that leaves a `noexcept` function or a thread.
@@ -184,7 +149,7 @@ void begin_reply() {
   claim_reply();
 }
 
-void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
+[[gnu::hot]] void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
   reply_writer writer(region, doorbell);
   output_archive archive(writer, writer.first());
   call.pid = platform::process_number();
@@ -193,12 +158,12 @@ void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept
   call.archive = &archive;
   call.replying_thread.store(0);
   call.terminate_before = std::set_terminate(on_terminate);
-  catch_exits();
+  platform::catch_exits(on_exit_called, on_quick_exit_called);
 
   try {
     task.run(archive);
     flush_output();
-    note_usage();
+    platform::note_usage(*call.region);
     writer.commit(reply_kind::value, 0, archive);
   } catch (abi::__forced_unwind&) {
     // pthread_exit in the only thread that the caller knows of.

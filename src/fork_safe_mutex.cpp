@@ -16,7 +16,7 @@ void before_fork() {
   library_mutex.lock();
 }
 
-void after_fork() {
+[[gnu::hot]] void after_fork() {
   library_mutex.unlock();
   if (!held_before) fork_mutex.unlock();
 }

@@ -44,7 +44,7 @@ const char* to_string(start_stage stage) {
 
 // --- child ------------------------------------------------------------------------------------------------
 
-byte_sink::window reply_writer::window_at_end() const {
+[[gnu::hot]] byte_sink::window reply_writer::window_at_end() const {
   const std::uint64_t consumed = region_.consumed.load();
   const std::uint64_t free = reply_region::ring_size - (published_ - consumed);
   const std::uint64_t at = published_ % reply_region::ring_size;
@@ -53,13 +53,13 @@ byte_sink::window reply_writer::window_at_end() const {
   return {region_.ring() + at, region_.ring() + at + length};
 }
 
-byte_sink::window reply_writer::first() {
+[[gnu::hot]] byte_sink::window reply_writer::first() {
   const window fresh = window_at_end();
   window_begin_ = fresh.begin;
   return fresh;
 }
 
-void reply_writer::publish(const std::byte* filled_to) {
+[[gnu::hot]] void reply_writer::publish(const std::byte* filled_to) {
   published_ += static_cast<std::uint64_t>(filled_to - window_begin_);
   window_begin_ += filled_to - window_begin_;
   region_.written.store(published_);
@@ -93,7 +93,7 @@ byte_sink::window reply_writer::next(std::byte* filled_to) {
   }
 }
 
-void reply_writer::commit(reply_kind kind, std::uint64_t begin, const output_archive& archive) {
+[[gnu::hot]] void reply_writer::commit(reply_kind kind, std::uint64_t begin, const output_archive& archive) {
   publish(archive.filled_to());
   region_.kind.store(static_cast<std::uint32_t>(kind), std::memory_order_relaxed);
   region_.begin.store(begin, std::memory_order_relaxed);

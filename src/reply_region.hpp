@@ -91,7 +91,8 @@ enum class start_stage : std::uint32_t {
 };
 const char* to_string(start_stage stage);
 
-/// The region's owner, in the parent. Zeroed memory at first.
+/// The region's owner, in the parent. Zeroed memory at first. No region serves twice: whatever of a call's processes
+/// might have survived could forge the replies of another call.
 class reply_region_owner {
  public:
   reply_region_owner();
@@ -100,8 +101,12 @@ class reply_region_owner {
   reply_region_owner& operator=(const reply_region_owner&) = delete;
   [[nodiscard]] reply_region& get() const { return *region_; }
 
+  /// Makes the region of the next call and unmaps that of the last one, while there is nothing else to do.
+  static void prepare_next() noexcept;
+
  private:
   struct mapping;
+  struct between_calls;
   std::unique_ptr<mapping> mapping_;
   reply_region* region_;
 };

@@ -3,6 +3,7 @@
 #include <boost/interprocess/anonymous_shared_memory.hpp>
 #include <boost/interprocess/mapped_region.hpp>
 
+#include <atomic>
 #include <new>
 
 #include "platform/contract.hpp"
@@ -11,28 +12,75 @@
 namespace pynisher::detail {
 
 struct reply_region_owner::mapping {
-  boost::interprocess::mapped_region region;
+  boost::interprocess::mapped_region memory;
+  pid_t made_by = 0;
+
+  [[nodiscard]] reply_region* region() const { return static_cast<reply_region*>(memory.get_address()); }
+
+  static std::unique_ptr<mapping> make() {
+    try {
+      auto fresh = std::make_unique<mapping>();
+      // Fresh pages are zero, and zero is where every counter and note begins.
+      fresh->memory = boost::interprocess::anonymous_shared_memory(reply_region::size);
+      fresh->made_by = platform::process_number();
+      platform::keep_from_children(fresh->region(), reply_region::size);
+      return fresh;
+    } catch (const boost::interprocess::interprocess_exception&) {
+      throw std::bad_alloc();
+    }
+  }
 };
 
 namespace {
 
-boost::interprocess::mapped_region map_anonymous(std::size_t size) {
-  try {
-    return boost::interprocess::anonymous_shared_memory(size);
-  } catch (const boost::interprocess::interprocess_exception&) {
-    throw std::bad_alloc();
+/// A place for one mapping between calls.
+template <class Mapping>
+class keeper {
+ public:
+  std::unique_ptr<Mapping> take() noexcept {
+    std::unique_ptr<Mapping> found(kept_.exchange(nullptr));
+    // A forked copy of the program has not got the memory, and may have something else there.
+    if (found && found->made_by != platform::process_number()) static_cast<void>(found.release());
+    return found;
   }
-}
+  /// Takes it if the place is empty.
+  void put(std::unique_ptr<Mapping>& given) noexcept {
+    Mapping* nothing = nullptr;
+    if (kept_.compare_exchange_strong(nothing, given.get())) static_cast<void>(given.release());
+  }
+  [[nodiscard]] bool is_empty() const noexcept { return kept_.load() == nullptr; }
+
+ private:
+  std::atomic<Mapping*> kept_{nullptr};
+};
 
 }  // namespace
 
-reply_region_owner::reply_region_owner()
-    : mapping_(new mapping{map_anonymous(reply_region::size)}),
-      // Fresh pages are zero, and zero is where every counter and note begins.
-      region_(static_cast<reply_region*>(mapping_->region.get_address())) {
-  platform::keep_from_children(region_, reply_region::size);
+struct reply_region_owner::between_calls {
+  static inline keeper<mapping> next;
+  static inline keeper<mapping> last;
+};
+
+reply_region_owner::reply_region_owner() : mapping_(between_calls::next.take()) {
+  if (!mapping_) mapping_ = mapping::make();
+  region_ = mapping_->region();
 }
 
-reply_region_owner::~reply_region_owner() = default;
+reply_region_owner::~reply_region_owner() {
+  // What holds much is not kept.
+  if (region_->written.load() < reply_region::window_size) between_calls::last.put(mapping_);
+}
+
+void reply_region_owner::prepare_next() noexcept {
+  between_calls::last.take();
+  if (!between_calls::next.is_empty()) return;
+  try {
+    auto fresh = mapping::make();
+    // The first touch makes the page.
+    fresh->region()->go.store(0);
+    between_calls::next.put(fresh);
+  } catch (const std::bad_alloc&) {
+  }
+}
 
 }  // namespace pynisher::detail

@@ -327,7 +327,7 @@ raw_outcome cancelled_before_start(const child_task& task) {
   return out;
 }
 
-raw_outcome run(const settings& limits, child_task& task) {
+[[gnu::hot]] raw_outcome run(const settings& limits, child_task& task) {
   if (limits.given().stop.stop_requested()) return cancelled_before_start(task);
   prepare_for_children();
   warn_of_threads(limits);
@@ -374,6 +374,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   seen.wall_limit = limits.wall_time();
 
   supervised_call call(limits, plan, std::move(forked.child), region.get(), bell, inner_bell);
+  reply_region_owner::prepare_next();
   seen.cause = call.watch(interrupts, cancelled);
   const platform::exit_status status = call.end();
   const nanoseconds wall = clock::now() - plan.started;

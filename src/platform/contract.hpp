@@ -178,6 +178,10 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept;
 /// In the child: ends what the call started, if it is to be ended, and notes in the region that nothing is left.
 /// Async-signal-safe.
 void end_tree_in_child() noexcept;
+/// In the child: has these called at `exit` and `quick_exit`, before all handlers that the parent has registered.
+void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept;
+/// In the child: what it has used so far, for a parent from whom the kernel's own count is taken away.
+void note_usage(detail::reply_region& region) noexcept;
 /// This process and this thread, as the kernel numbers them. Async-signal-safe.
 pid_t process_number() noexcept;
 pid_t thread_number() noexcept;
@@ -210,6 +214,8 @@ void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
 void flush_stdio();
 /// The part of it that C++ buffers.
 void flush_iostreams();
+/// In the child: writes out everything that is buffered, as `exit` would.
+void flush_all_stdio();
 /// In the child: forgets buffered output and input of the parent.
 void forget_stdio() noexcept;
 

@@ -115,6 +115,8 @@ TEST_P(AddressSpace, CannotBeRaisedByTheFunction) {
 }
 
 TEST_P(AddressSpace, BelowWhatIsMappedWarnsWithBothNumbersAndSetsTheLimitAllTheSame) {
+  // The first call maps what is kept between calls.
+  EXPECT_EQ(limit(answer, space(MiB))(), 42);
   const collected_warnings warnings;
   const auto ended = limit(hold, space(MiB, true)).try_call(40 * MiB);
   EXPECT_THAT(ended, EndedAs(verdict::memory_limit));

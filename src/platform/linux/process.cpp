@@ -199,7 +199,7 @@ bool doorbell::is_one(int descriptor) noexcept {
 
 // --- fork ---------------------------------------------------------------------------------------------------
 
-void keep_from_children(void* data, std::size_t size) noexcept {
+[[gnu::hot]] void keep_from_children(void* data, std::size_t size) noexcept {
   raw::call(SYS_madvise, data, size, MADV_DONTFORK);
 }
 
@@ -234,7 +234,7 @@ bool somebody_else_may_reap() noexcept {
   return !default_action;
 }
 
-fork_result fork_child(child_plan& plan) {
+[[gnu::hot]] fork_result fork_child(child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
   sigset_t all, before;
   sigfillset(&all);

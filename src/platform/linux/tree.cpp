@@ -327,7 +327,7 @@ void kill_marked(const call_mark& mark) noexcept {
   }
 }
 
-bool end_own_descendants() noexcept {
+[[gnu::hot]] bool end_own_descendants() noexcept {
   // This process is the reaper of its descendants: whoever loses its parent becomes a child of this one, and when
   // there are no children there is nobody left.
   if (has_no_children()) return true;

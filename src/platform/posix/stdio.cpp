@@ -3,6 +3,10 @@
 
 #include <iostream>
 
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#endif
+
 #include "../contract.hpp"
 
 // Exported by glibc, declared by none of its headers any more.
@@ -25,6 +29,19 @@ bool has_output(FILE* stream) {
   if (stream->_mode <= 0) return stream->_IO_write_ptr != stream->_IO_write_base;
 #endif
   return ::__fpending(stream) != 0;
+}
+
+bool can_walk_streams() {
+  return _IO_iter_begin != nullptr && _IO_iter_end != nullptr && _IO_iter_next != nullptr &&
+         _IO_iter_file != nullptr && _IO_list_lock != nullptr && _IO_list_unlock != nullptr;
+}
+
+template <class Predicate>
+bool any_stream(Predicate predicate) {
+  for (void* at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
+    if (predicate(_IO_iter_file(at))) return true;
+  }
+  return false;
 }
 
 bool has_read_ahead(FILE* stream) {
@@ -55,20 +72,27 @@ void flush_stdio() {
   flush_iostreams();
   // fflush(nullptr) waits for every stream's lock, and a thread that waits for input holds one. glibc lets one walk
   // over the streams; what another thread is using right now is that thread's to flush.
-  if (_IO_iter_begin == nullptr || _IO_iter_end == nullptr || _IO_iter_next == nullptr || _IO_iter_file == nullptr ||
-      _IO_list_lock == nullptr || _IO_list_unlock == nullptr) {
+  if (!can_walk_streams()) {
     ::fflush(stdout);
     ::fflush(stderr);
     return;
   }
   _IO_list_lock();
-  for (void* at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
-    FILE* stream = _IO_iter_file(at);
-    if (!has_output(stream) || ::ftrylockfile(stream) != 0) continue;
+  any_stream([](FILE* stream) {
+    if (!has_output(stream) || ::ftrylockfile(stream) != 0) return false;
     ::fflush(stream);
     ::funlockfile(stream);
-  }
+    return false;
+  });
   _IO_list_unlock();
+}
+
+void flush_all_stdio() {
+#if __has_include(<sys/single_threaded.h>)
+  // In a fresh child fflush(nullptr) is dear for doing nothing: it writes to the locks of all streams.
+  if (__libc_single_threaded != 0 && can_walk_streams() && !any_stream([](FILE* s) { return has_output(s); })) return;
+#endif
+  ::fflush(nullptr);
 }
 
 void forget_stdio() noexcept {
