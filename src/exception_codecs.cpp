@@ -11,6 +11,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <atomic>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -57,9 +58,9 @@ std::error_code read_code(input_archive& ar) {
 constexpr std::size_t most_kept = std::size_t{16} << 20;
 
 const char* kept_for_good(const std::string& text) {
+  const std::lock_guard lock(library_mutex);
   static auto* texts = new std::set<std::string>;
   static std::size_t kept = 0;
-  const std::lock_guard lock(library_mutex);
   if (const auto found = texts->find(text); found != texts->end()) return found->c_str();
   if (text.size() > most_kept - kept) return "(a text that is not kept: too many different ones were thrown)";
   kept += text.size();
@@ -312,7 +313,12 @@ bool add_all() {
 
 }  // namespace
 
-void add_standard_codecs() { [[maybe_unused]] static const bool done = add_all(); }
+void add_standard_codecs() {
+  static std::atomic<bool> done{false};
+  if (done.load(std::memory_order_acquire)) return;
+  const std::lock_guard lock(library_mutex);
+  if (!done.load()) done.store(add_all());
+}
 
 const std::error_category& category_named(const std::string& name) {
   for (const std::error_category* known : {&std::generic_category(), &std::system_category(),
@@ -321,8 +327,8 @@ const std::error_category& category_named(const std::string& name) {
   }
   // Codes keep a reference to their category, so these live for good as well.
   constexpr std::size_t most_categories = 1000, longest_name = 200;
-  static auto* foreign = new std::map<std::string, std::unique_ptr<foreign_category>>;
   const std::lock_guard lock(library_mutex);
+  static auto* foreign = new std::map<std::string, std::unique_ptr<foreign_category>>;
   const auto found = foreign->find(name);
   if (found != foreign->end()) return *found->second;
   if (foreign->size() >= most_categories || name.size() > longest_name) return std::generic_category();

@@ -6,6 +6,9 @@
 
 namespace pynisher::detail {
 
+// No static of a function in this library is made on its first use but under such a mutex: a program that forks while one
+// of its threads makes it would have a child in which it is never finished.
+
 /// A mutex that no fork catches locked by another thread: every fork of the program, the application's own too, waits
 /// for it. A thread that forks while it holds one keeps it, on both sides of the fork. Nothing of the C library is in
 /// it: a page of that costs a fresh child more than all of its locking.

@@ -125,8 +125,7 @@ class supervised_call {
 
   // Several threads use up CPU time faster than the clock runs.
   static nanoseconds cpu_interval(nanoseconds left) {
-    static const auto cores = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
-    return until_it_may_be_used_up(static_cast<double>(left.count()), cores, 500us, 1h);
+    return until_it_may_be_used_up(static_cast<double>(left.count()), platform::processors(), 500us, 1h);
   }
   // Shared memory can be filled at about 2 MiB per millisecond and core, more with huge pages.
   static nanoseconds memory_interval(std::uint64_t left) {
@@ -214,7 +213,7 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
   if (!status.usage_known) {
     // The child's word, within what is possible; more than that where the parent has seen more.
     const auto possible = [wall](std::uint64_t claimed) {
-      const auto most = static_cast<std::uint64_t>(wall.count()) * std::max(1u, std::thread::hardware_concurrency());
+      const auto most = static_cast<std::uint64_t>(wall.count()) * platform::processors();
       return nanoseconds(static_cast<std::int64_t>(std::min(claimed, most)));
     };
     used.user_time = std::max(used.user_time, possible(region.user_ns.load()));

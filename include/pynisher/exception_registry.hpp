@@ -144,7 +144,7 @@ struct exception_codec_of {
     return make_arrived<Exception>(std::move(e), std::move(info), cause);
   }
   static void add() {
-    static exception_codec codec{&typeid(Exception), &encode, &decode, &text};
+    static constinit exception_codec codec{&typeid(Exception), &encode, &decode, &text};
     add_exception_codec(codec);
   }
 };

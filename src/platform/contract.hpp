@@ -50,6 +50,8 @@ std::byte* reserve_memory(std::size_t size) noexcept;
 void release_memory(std::byte* data, std::size_t size) noexcept;
 /// Bytes of memory that this machine has.
 std::uint64_t physical_memory();
+/// How many processors this process may have at once; at least one.
+unsigned processors();
 
 // --- a descriptor ---------------------------------------------------------------------------------------
 

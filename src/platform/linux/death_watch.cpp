@@ -43,10 +43,9 @@ struct watch_state {
   std::atomic<std::uint32_t> watching{0};
 };
 
-watch_state& state() {
-  static auto* only = new watch_state;
-  return *only;
-}
+constinit watch_state only_state;
+
+watch_state& state() { return only_state; }
 
 /// True if the process runs this program no more, but one that it has become by exec.
 bool has_become_another_program(pid_t process) {

@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <thread>
 
 #include "../contract.hpp"
 
@@ -55,6 +58,15 @@ std::string why_no_memory_limit() {
 
 std::string first_of(std::string a, std::string b) { return a.empty() ? std::move(b) : std::move(a); }
 
+/// Several threads may probe at the same time; one answer is kept, for good.
+template <class Probe>
+const std::string& probed_once(std::atomic<const std::string*>& known, Probe probe) {
+  if (const std::string* answer = known.load()) return *answer;
+  auto fresh = std::make_unique<const std::string>(probe());
+  const std::string* others = nullptr;
+  return known.compare_exchange_strong(others, fresh.get()) ? *fresh.release() : *others;
+}
+
 }  // namespace
 
 std::string why_not(feature what) {
@@ -64,21 +76,21 @@ std::string why_not(feature what) {
     case feature::fork:
     case feature::parent_death:
     case feature::cancel: {
-      static const std::string why = why_no_pidfd();
-      return why;
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, why_no_pidfd);
     }
     case feature::memory:
     case feature::memory_growth: {
-      static const std::string why = first_of(why_no_proc(), why_no_memory_limit());
-      return why;
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, [] { return first_of(why_no_proc(), why_no_memory_limit()); });
     }
     case feature::memory_address_space: {
-      static const std::string why = why_no_memory_limit();
-      return why;
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, why_no_memory_limit);
     }
     case feature::kill_tree: {
-      static const std::string why = why_no_children_files();
-      return why;
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, why_no_children_files);
     }
     case feature::decorator:
       return {};
@@ -138,9 +150,18 @@ std::byte* reserve_memory(std::size_t size) noexcept {
 void release_memory(std::byte* data, std::size_t size) noexcept { ::munmap(data, size); }
 
 std::uint64_t physical_memory() {
-  static const auto bytes =
-      static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) * static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
-  return bytes;
+  static std::atomic<std::uint64_t> known{0};
+  if (known.load() == 0) {
+    known.store(static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
+                static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)));
+  }
+  return known.load();
+}
+
+unsigned processors() {
+  static std::atomic<unsigned> known{0};
+  if (known.load() == 0) known.store(std::max(1u, std::thread::hardware_concurrency()));
+  return known.load();
 }
 
 }  // namespace pynisher::platform

@@ -66,13 +66,19 @@ struct pidfd_info {
 };
 constexpr std::uint64_t pidfd_info_exit = 1u << 3;
 
-/// The exit status of a child that somebody else has reaped: kernels from 6.15 on keep it with the descriptor.
+/// The exit status of a child that somebody else has reaped: kernels from 6.15 on keep it with the descriptor. It is
+/// there once the child is reaped, a moment after its end is told.
 exit_status status_kept_by(int pidfd) {
-  pidfd_info info{};
-  info.mask = pidfd_info_exit;
-  if (::ioctl(pidfd, _IOWR(0xFF, 11, pidfd_info), &info) != 0) return {};
-  if ((info.mask & pidfd_info_exit) == 0) return {};
-  return from_wait_status(info.exit_code);
+  for (int attempt = 0; attempt < 500; ++attempt) {
+    pidfd_info info{};
+    info.mask = pidfd_info_exit;
+    const bool told = ::ioctl(pidfd, _IOWR(0xFF, 11, pidfd_info), &info) == 0;
+    if (!told && errno != ESRCH) return {};
+    if (told && (info.mask & pidfd_info_exit) != 0) return from_wait_status(info.exit_code);
+    const timespec moment{0, 20'000};
+    raw::call(SYS_nanosleep, &moment, nullptr);
+  }
+  return {};
 }
 
 /// Waits until a stop signal has taken effect or the process has ended; not for ever, since a process in an
