@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <pynisher/detail/call_name.hpp>
 #include <pynisher/detail/callable.hpp>
 #include <pynisher/options.hpp>
 
@@ -82,6 +83,11 @@ std::string text_in_quotes(std::string_view text) {
   constexpr std::size_t shown = 60;
   return text.size() <= shown ? fmt::format("\"{}\"", text)
                               : fmt::format("\"{}...\" ({} bytes)", text.substr(0, shown), text.size());
+}
+
+std::string call_name::text() const {
+  if (function == nullptr && type == nullptr) return "the call";
+  return fmt::format("{}({})", function != nullptr ? function_name(function) : demangled_name(*type), arguments);
 }
 
 }  // namespace pynisher::detail

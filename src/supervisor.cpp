@@ -22,6 +22,7 @@
 #include "platform/posix/interrupts.hpp"
 #include "reply_region.hpp"
 #include "settings.hpp"
+#include "supervised_call.hpp"
 #include "verdict.hpp"
 #include "warn.hpp"
 #include "wrapping.hpp"
@@ -34,155 +35,9 @@ using platform::clock;
 using std::chrono::nanoseconds;
 using namespace std::chrono_literals;
 
-/// How soon to look at a quantity again that may grow by at most `rate` per nanosecond.
-nanoseconds until_it_may_be_used_up(double left, double rate, nanoseconds least, nanoseconds most) {
-  const auto soonest = nanoseconds(static_cast<std::int64_t>(left / rate));
-  return std::clamp(soonest, least, most);
-}
-
 bool watches_growth(const settings& limits) {
   return limits.memory() && limits.given().measure == memory_measure::growth;
 }
-
-/// Ends the child on every way out.
-class supervised_call {
- public:
-  supervised_call(const settings& limits, const platform::child_plan& plan, platform::child_process child,
-                  reply_region& region, platform::doorbell& bell, platform::doorbell& inner_bell)
-      : limits_(limits),
-        plan_(plan),
-        child_(std::move(child)),
-        region_(region),
-        bell_(bell),
-        inner_bell_(inner_bell),
-        reader_(region, largest_reply(limits)) {}
-
-  supervised_call(const supervised_call&) = delete;
-  supervised_call& operator=(const supervised_call&) = delete;
-  ~supervised_call() {
-    if (!ended_) end();
-  }
-
-  /// Comes back when the child has ended or is to be ended, and says why.
-  ended_for watch(platform::interruptible_call& interrupts, const std::atomic<bool>& cancelled) {
-    const auto deadline = limits_.wall_time() ? std::optional(plan_.started + *limits_.wall_time()) : std::nullopt;
-    schedule_first_looks();
-    for (;;) {
-      const auto until = next_look(deadline);
-      const auto woken = child_.wait(bell_, &inner_bell_, until);
-      if (woken == platform::child_process::woken_by::end) return ended_for::nothing;
-      if (woken == platform::child_process::woken_by::doorbell) {
-        bell_.clear();
-        inner_bell_.clear();
-        if (cancelled.load()) return ended_for::cancelled;
-        switch (reader_.take()) {
-          case reply_reader::state::fine:
-            break;
-          case reply_reader::state::lies:
-            return ended_for::lying;
-          case reply_reader::state::too_large:
-            return ended_for::too_large;
-        }
-      }
-      if (heard_of_interrupt(interrupts)) return ended_for::interrupted;
-      const auto now = clock::now();
-      if (deadline && now >= *deadline) return ended_for::wall_time;
-      if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return ended_for::cpu_time;
-      if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return ended_for::memory;
-    }
-  }
-
-  platform::exit_status end() {
-    ended_ = true;
-    return child_.end(limits_.given().terminate_child_processes, plan_.mark, region_);
-  }
-
-  reply_reader::reply reply() { return reader_.finish(); }
-  [[nodiscard]] std::uint64_t memory_seen() const { return memory_seen_; }
-  [[nodiscard]] bool interrupt_forwarded() const { return interrupt_forwarded_; }
-
- private:
-  static std::uint64_t largest_reply(const settings& limits) {
-    const std::uint64_t half = platform::physical_memory() / 2;
-    // A packed value may be larger than the value; a flood is far larger than either.
-    return limits.memory() ? std::min(half, 4 * *limits.memory() + (std::uint64_t{256} << 20)) : half;
-  }
-
-  void schedule_first_looks() {
-    if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
-    if (watches_growth(limits_)) {
-      memory_look_ = plan_.started + memory_interval(*limits_.memory());
-    }
-  }
-
-  [[nodiscard]] std::optional<clock::time_point> next_look(std::optional<clock::time_point> deadline) const {
-    std::optional<clock::time_point> next;
-    for (const auto& time : {deadline, cpu_look_, memory_look_}) {
-      if (time && (!next || *time < *next)) next = time;
-    }
-    return next;
-  }
-
-  // Several threads use up CPU time faster than the clock runs.
-  static nanoseconds cpu_interval(nanoseconds left) {
-    return until_it_may_be_used_up(static_cast<double>(left.count()), platform::processors(), 500us, 1h);
-  }
-  // Shared memory can be filled at about 2 MiB per millisecond and core, more with huge pages.
-  static nanoseconds memory_interval(std::uint64_t left) {
-    return until_it_may_be_used_up(static_cast<double>(left), 8.0 * 1024 * 1024 / 1e6, 1ms, 50ms);
-  }
-
-  bool cpu_used_up(clock::time_point now) {
-    const auto used = child_.cpu_time();
-    if (!used) return false;
-    if (*used >= *plan_.cpu_limit) return true;
-    cpu_look_ = now + cpu_interval(*plan_.cpu_limit - *used);
-    return false;
-  }
-
-  bool memory_used_up(clock::time_point now) {
-    const std::uint64_t limit = *limits_.memory();
-    const auto grown = child_.memory_growth(plan_.at_start);
-    memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
-    if (!grown || *grown <= limit) return false;
-    memory_seen_ = *grown;
-    return true;
-  }
-
-  bool heard_of_interrupt(platform::interruptible_call& interrupts) {
-    const auto news = interrupts.take_news();
-    if (!news.came) return false;
-    if (limits_.given().forceful_keyboard_interrupt) return true;
-    if (!news.child_has_it) child_.send(SIGINT);
-    interrupt_forwarded_ = true;
-    return false;
-  }
-
-  const settings& limits_;
-  const platform::child_plan& plan_;
-  platform::child_process child_;
-  reply_region& region_;
-  platform::doorbell& bell_;
-  platform::doorbell& inner_bell_;
-  reply_reader reader_;
-  std::optional<clock::time_point> cpu_look_, memory_look_;
-  std::uint64_t memory_seen_ = 0;
-  bool interrupt_forwarded_ = false;
-  bool ended_ = false;
-};
-
-/// A call's mark for as long as the call.
-class held_mark {
- public:
-  explicit held_mark(bool wanted) : mark_(wanted ? platform::new_mark() : platform::call_mark{}) {}
-  held_mark(const held_mark&) = delete;
-  held_mark& operator=(const held_mark&) = delete;
-  ~held_mark() { platform::release_mark(mark_); }
-  [[nodiscard]] const platform::call_mark& get() const { return mark_; }
-
- private:
-  platform::call_mark mark_;
-};
 
 void warn_of_threads(const settings& limits) {
   static std::atomic<bool> warned{false};
@@ -263,7 +118,7 @@ received_exception unpacked_bad_alloc() {
   return received;
 }
 
-raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, const child_task& task) {
+raw_outcome conclude_ended(const settings& limits, evidence& seen, reply_bytes bytes, const call_name& name) {
   raw_outcome out;
   out.usage = seen.usage;
   std::string detail;
@@ -293,7 +148,7 @@ raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, 
     out.reply = std::move(bytes);
     return out;
   }
-  const std::string call = task.describe();
+  const std::string call = name.text();
   if (out.verdict == verdict::raised && received) {
     if (auto wrapped = apply_wrapping(limits, *received, call, seen)) {
       out.verdict = wrapped->verdict;
@@ -309,85 +164,223 @@ raw_outcome conclude(const settings& limits, evidence& seen, reply_bytes bytes, 
   return out;
 }
 
-raw_outcome failed_to_start(const child_task& task, const char* stage, int error) {
+raw_outcome failed_to_start(const call_name& name, const char* stage, int error) {
   raw_outcome out;
   out.verdict = verdict::start_failed;
   const std::error_code code(error, std::system_category());
-  out.explanation = fmt::format("{} could not be started: {}: {}", task.describe(), stage, code.message());
+  out.explanation = fmt::format("{} could not be started: {}: {}", name.text(), stage, code.message());
   out.error = std::make_exception_ptr(StartException(stage, code));
   return out;
 }
 
-raw_outcome cancelled_before_start(const child_task& task) {
+raw_outcome cancelled_before_start(const call_name& name) {
   raw_outcome out;
   out.verdict = verdict::cancelled;
-  out.explanation = fmt::format("{} was cancelled before it began", task.describe());
+  out.explanation = fmt::format("{} was cancelled before it began", name.text());
   out.error = std::make_exception_ptr(CancelledException(out.explanation));
   return out;
 }
 
-[[gnu::hot]] raw_outcome run(const settings& limits, child_task& task) {
-  if (limits.given().stop.stop_requested()) return cancelled_before_start(task);
+/// How soon to look at a quantity again that may grow by at most `rate` per nanosecond.
+nanoseconds until_it_may_be_used_up(double left, double rate, nanoseconds least, nanoseconds most) {
+  const auto soonest = nanoseconds(static_cast<std::int64_t>(left / rate));
+  return std::clamp(soonest, least, most);
+}
+
+// Several threads use up CPU time faster than the clock runs.
+nanoseconds cpu_interval(nanoseconds left) {
+  return until_it_may_be_used_up(static_cast<double>(left.count()), platform::processors(), 500us, 1h);
+}
+
+// Shared memory can be filled at about 2 MiB per millisecond and core, more with huge pages.
+nanoseconds memory_interval(std::uint64_t left) {
+  return until_it_may_be_used_up(static_cast<double>(left), 8.0 * 1024 * 1024 / 1e6, 1ms, 50ms);
+}
+
+std::uint64_t largest_reply(const settings& limits) {
+  const std::uint64_t half = platform::physical_memory() / 2;
+  // A packed value may be larger than the value; a flood is far larger than either.
+  return limits.memory() ? std::min(half, 4 * *limits.memory() + (std::uint64_t{256} << 20)) : half;
+}
+
+}  // namespace
+
+supervised_call::supervised_call(const settings& limits, const platform::doorbell* inner_bell)
+    : limits_(limits),
+      inner_bell_(inner_bell != nullptr ? inner_bell : &own_inner_bell_.emplace()),
+      interrupts_(*inner_bell_, limits.given().forceful_keyboard_interrupt),
+      on_stop_(limits.given().stop, asks_to_cancel{this}),
+      mark_(limits.given().terminate_child_processes),
+      reader_(region_.get(), largest_reply(limits)) {}
+
+supervised_call::~supervised_call() {
+  if (running_) end();
+}
+
+void supervised_call::cancel() noexcept {
+  cancelled_.store(true);
+  platform::doorbell::raise(inner_bell_->descriptor());
+}
+
+[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask) {
+  if (cancelled_.load()) return false;
   prepare_for_children();
+  if (!bell_ || !*inner_bell_) {
+    failed_ = {"make a doorbell", EMFILE};
+    return false;
+  }
+  if (limits_.given().terminate_child_processes) limits_.death_watch().start();
+
+  plan_.limits = &limits_;
+  plan_.region = &region_.get();
+  plan_.mark = mark_.get();
+  plan_.cpu_limit = tighter(limits_.cpu_time(), platform::outer_cpu_left());
+  plan_.doorbell = bell_.descriptor();
+  plan_.measures_growth = watches_growth(limits_);
+  plan_.waits_for_go = platform::somebody_else_may_reap();
+  plan_.signal_mask = mask;
+  region_.get().parent_waits.store(1);
+  platform::flush_stdio();
+  plan_.started = clock::now();
+
+  auto forked = platform::fork_child(plan_);
+  if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), bell_.descriptor());
+  if (forked.where == platform::fork_result::side::failed) {
+    failed_ = {"fork", forked.error};
+    return false;
+  }
+  child_ = std::move(forked.child);
+  running_ = true;
+
+  seen_.memory_limit = limits_.memory();
+  if (const auto left = platform::outer_memory_left(limits_.given().measure); left && seen_.memory_limit) {
+    seen_.memory_limit = std::min(*seen_.memory_limit, *left);
+  }
+  seen_.cpu_limit = plan_.cpu_limit;
+  seen_.wall_limit = limits_.wall_time();
+  if (limits_.wall_time()) deadline_ = plan_.started + *limits_.wall_time();
+  if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
+  if (watches_growth(limits_)) memory_look_ = plan_.started + memory_interval(*limits_.memory());
+  reply_region_owner::prepare_next();
+  return true;
+}
+
+std::optional<clock::time_point> supervised_call::next_look() const {
+  std::optional<clock::time_point> next;
+  for (const auto& time : {deadline_, cpu_look_, memory_look_}) {
+    if (time && (!next || *time < *next)) next = time;
+  }
+  return next;
+}
+
+bool supervised_call::look(platform::child_process::woken_by woken) {
+  if (woken == platform::child_process::woken_by::end) return true;
+  if (woken == platform::child_process::woken_by::doorbell) {
+    bell_.clear();
+    if (own_inner_bell_) own_inner_bell_->clear();
+    switch (reader_.take()) {
+      case reply_reader::state::fine:
+        break;
+      case reply_reader::state::lies:
+        return over(ended_for::lying);
+      case reply_reader::state::too_large:
+        return over(ended_for::too_large);
+    }
+  }
+  if (cancelled_.load()) return over(ended_for::cancelled);
+  if (heard_of_interrupt()) return over(ended_for::interrupted);
+  const auto now = clock::now();
+  if (deadline_ && now >= *deadline_) return over(ended_for::wall_time);
+  if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return over(ended_for::cpu_time);
+  if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return over(ended_for::memory);
+  return false;
+}
+
+bool supervised_call::over(ended_for cause) {
+  seen_.cause = cause;
+  return true;
+}
+
+bool supervised_call::cpu_used_up(clock::time_point now) {
+  const auto used = child_.cpu_time();
+  if (!used) return false;
+  if (*used >= *plan_.cpu_limit) return true;
+  cpu_look_ = now + cpu_interval(*plan_.cpu_limit - *used);
+  return false;
+}
+
+bool supervised_call::memory_used_up(clock::time_point now) {
+  const std::uint64_t limit = *limits_.memory();
+  const auto grown = child_.memory_growth(plan_.at_start);
+  memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
+  if (!grown || *grown <= limit) return false;
+  seen_.memory_seen = *grown;
+  return true;
+}
+
+bool supervised_call::heard_of_interrupt() {
+  const auto news = interrupts_.take_news();
+  if (!news.came) return false;
+  if (limits_.given().forceful_keyboard_interrupt) return true;
+  if (!news.child_has_it) child_.send(SIGINT);
+  seen_.interrupt_forwarded = true;
+  return false;
+}
+
+platform::exit_status supervised_call::end() {
+  running_ = false;
+  return child_.end(limits_.given().terminate_child_processes, plan_.mark, region_.get());
+}
+
+call_record supervised_call::finish() {
+  call_record record;
+  if (!running_) {
+    if (failed_.stage != nullptr) {
+      record.failed = failed_;
+    } else {
+      record.cancelled_before = true;
+    }
+    return record;
+  }
+  const platform::exit_status status = end();
+  const nanoseconds wall = clock::now() - plan_.started;
+  seen_.how = status.how;
+  seen_.status = status.value;
+  seen_.usage = usage_of(status, region_.get(), wall);
+  note_child_claims(seen_, region_.get());
+  auto reply = reader_.finish();
+  seen_.reply_well_formed = reply.well_formed;
+  seen_.reply = reply.kind;
+  record.seen = seen_;
+  record.bytes = std::move(reply.bytes);
+  return record;
+}
+
+raw_outcome conclude(const settings& limits, call_record record, const call_name& name) {
+  if (record.failed.stage != nullptr) return failed_to_start(name, record.failed.stage, record.failed.error);
+  if (record.cancelled_before) return cancelled_before_start(name);
+  return conclude_ended(limits, record.seen, std::move(record.bytes), name);
+}
+
+void warn_before(const settings& limits) {
   warn_of_threads(limits);
   warn_of_tight_limit(limits);
+}
 
-  const reply_region_owner region;
-  platform::doorbell bell;
-  if (!bell) return failed_to_start(task, "make a doorbell", errno);
-  // For this process's own use: the child does not keep it.
-  platform::doorbell inner_bell;
-  if (!inner_bell) return failed_to_start(task, "make a doorbell", errno);
-  platform::interruptible_call interrupts(inner_bell, limits.given().forceful_keyboard_interrupt);
-  std::atomic<bool> cancelled{false};
-  const std::stop_callback on_stop(limits.given().stop, [&] {
-    cancelled.store(true);
-    platform::doorbell::raise(inner_bell.descriptor());
-  });
-  const held_mark mark(limits.given().terminate_child_processes);
+namespace {
 
-  if (limits.given().terminate_child_processes) limits.death_watch().start();
-
-  platform::child_plan plan;
-  plan.limits = &limits;
-  plan.region = &region.get();
-  plan.mark = mark.get();
-  plan.cpu_limit = tighter(limits.cpu_time(), platform::outer_cpu_left());
-  plan.doorbell = bell.descriptor();
-  plan.measures_growth = watches_growth(limits);
-  plan.waits_for_go = platform::somebody_else_may_reap();
-  region.get().parent_waits.store(1);
-  platform::flush_stdio();
-  plan.started = clock::now();
-
-  auto forked = platform::fork_child(plan);
-  if (forked.where == platform::fork_result::side::child) run_in_child(task, region.get(), bell.descriptor());
-  if (forked.where == platform::fork_result::side::failed) return failed_to_start(task, "fork", forked.error);
-
-  evidence seen;
-  seen.memory_limit = limits.memory();
-  if (const auto left = platform::outer_memory_left(limits.given().measure); left && seen.memory_limit) {
-    seen.memory_limit = std::min(*seen.memory_limit, *left);
+raw_outcome run(const settings& limits, child_task& task) {
+  warn_before(limits);
+  supervised_call call(limits);
+  if (call.start(task, nullptr)) {
+    while (!call.look(call.wait())) {
+    }
   }
-  seen.cpu_limit = plan.cpu_limit;
-  seen.wall_limit = limits.wall_time();
-
-  supervised_call call(limits, plan, std::move(forked.child), region.get(), bell, inner_bell);
-  reply_region_owner::prepare_next();
-  seen.cause = call.watch(interrupts, cancelled);
-  const platform::exit_status status = call.end();
-  const nanoseconds wall = clock::now() - plan.started;
-
-  seen.how = status.how;
-  seen.status = status.value;
-  seen.memory_seen = call.memory_seen();
-  seen.interrupt_forwarded = call.interrupt_forwarded();
-  seen.usage = usage_of(status, region.get(), wall);
-  note_child_claims(seen, region.get());
-  auto reply = call.reply();
-  seen.reply_well_formed = reply.well_formed;
-  seen.reply = reply.kind;
-  return conclude(limits, seen, std::move(reply.bytes), task);
+  call_record record = call.finish();
+  // What is said of the callable is dear, and asked for only where there is something to be said.
+  const bool returned = record.failed.stage == nullptr && !record.cancelled_before &&
+                        judge(record.seen) == verdict::returned;
+  return conclude(limits, std::move(record), returned ? call_name{} : task.name());
 }
 
 }  // namespace

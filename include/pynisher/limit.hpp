@@ -25,7 +25,9 @@
 #include <type_traits>
 #include <utility>
 
+#include <pynisher/call.hpp>
 #include <pynisher/detail/callable.hpp>
+#include <pynisher/detail/decode.hpp>
 #include <pynisher/detail/execute.hpp>
 #include <pynisher/detail/wire/types.hpp>
 #include <pynisher/exceptions.hpp>
@@ -70,40 +72,12 @@ class invocation final : public child_task {
       reply(result);
     }
   }
-  [[nodiscard]] std::string describe() const override { return call_text(fn_, arguments_); }
+  [[nodiscard]] call_name name() const override { return name_of_call(fn_, arguments_); }
 
  private:
   F& fn_;
   std::tuple<A&&...> arguments_;
 };
-
-template <class R>
-outcome<R> decode(raw_outcome raw) {
-  if constexpr (std::is_void_v<R>) {
-    if (!raw.error && raw.reply.size() != 0) mark_undecodable(raw, "bytes are left over after no value");
-    return {raw.verdict, raw.usage, std::move(raw.error), std::move(raw.explanation)};
-  } else {
-    std::optional<R> value;
-    if (!raw.error) {
-      try {
-        input_archive in(raw.reply.data(), raw.reply.size(), raw.reply.begin());
-        value.emplace();
-        in(*value);
-        in.expect_end();
-      } catch (const std::exception& e) {
-        mark_undecodable(raw, e.what());
-      } catch (...) {
-        mark_undecodable(raw, "reading it threw something that is no std::exception");
-      }
-      if (raw.error) value.reset();
-    }
-    return {raw.verdict, raw.usage, std::move(raw.error), std::move(raw.explanation), std::move(value)};
-  }
-}
-
-/// Fewer arguments than the one signature has, where `F` has defaults for the others.
-template <class F, std::size_t most, class... A>
-concept shorter_call = sizeof...(A) < most && std::invocable<F&, A...>;
 
 template <class F, class... A>
 using result_of = std::remove_cvref_t<std::invoke_result_t<F&, A...>>;
@@ -127,6 +101,13 @@ class limited_base {
     check_result_type<R>();
     invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
     return decode<R>(execute(*settings_, task));
+  }
+  template <class... A>
+  call<result_of<F, A...>> begin(A&&... arguments) const {
+    using R = result_of<F, A...>;
+    check_result_type<R>();
+    invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
+    return call<R>(call_in_flight(settings_, task));
   }
 
  private:
@@ -161,8 +142,8 @@ auto value_or_empty(outcome<R> result) {
 }  // namespace detail
 
 /// A callable whose calls run in a child process under limits: see the head of this file.
-/// `operator()` returns the function's result or throws; `try_call` never throws for what the child did.
-/// Both throw `std::bad_alloc` when the caller's own process has no memory left.
+/// `operator()` returns the function's result or throws; `try_call` never throws for what the child did; `start` comes
+/// back at once with a `call`. All throw `std::bad_alloc` when the caller's own process has no memory left.
 template <class F, class Signature = detail::signature_of_t<F>>
 class limited : public detail::limited_base<F> {
  public:
@@ -178,6 +159,11 @@ class limited : public detail::limited_base<F> {
   auto try_call(A&&... arguments) const {
     return this->run(std::forward<A>(arguments)...);
   }
+  template <class... A>
+    requires std::invocable<F&, A...>
+  auto start(A&&... arguments) const {
+    return this->begin(std::forward<A>(arguments)...);
+  }
 };
 
 /// With one signature: parameters are the function's own, so that braces and conversions work.
@@ -191,6 +177,7 @@ class limited<F, R(A...)> : public detail::limited_base<F> {
     return detail::value_or_throw(this->run(std::forward<A>(arguments)...));
   }
   outcome<result_type> try_call(A... arguments) const { return this->run(std::forward<A>(arguments)...); }
+  call<result_type> start(A... arguments) const { return this->begin(std::forward<A>(arguments)...); }
 
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
@@ -201,6 +188,11 @@ class limited<F, R(A...)> : public detail::limited_base<F> {
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
   outcome<result_type> try_call(Fewer&&... arguments) const {
     return this->run(std::forward<Fewer>(arguments)...);
+  }
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  call<result_type> start(Fewer&&... arguments) const {
+    return this->begin(std::forward<Fewer>(arguments)...);
   }
 };
 
@@ -221,6 +213,11 @@ class limited_no_raise : public detail::limited_base<F> {
   auto try_call(A&&... arguments) const {
     return this->run(std::forward<A>(arguments)...);
   }
+  template <class... A>
+    requires std::invocable<F&, A...>
+  auto start(A&&... arguments) const {
+    return this->begin(std::forward<A>(arguments)...);
+  }
 };
 
 template <class F, class R, class... A>
@@ -235,6 +232,7 @@ class limited_no_raise<F, R(A...)> : public detail::limited_base<F> {
   outcome<std::remove_cvref_t<R>> try_call(A... arguments) const {
     return this->run(std::forward<A>(arguments)...);
   }
+  call<std::remove_cvref_t<R>> start(A... arguments) const { return this->begin(std::forward<A>(arguments)...); }
 
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
@@ -245,6 +243,11 @@ class limited_no_raise<F, R(A...)> : public detail::limited_base<F> {
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
   outcome<std::remove_cvref_t<R>> try_call(Fewer&&... arguments) const {
     return this->run(std::forward<Fewer>(arguments)...);
+  }
+  template <class... Fewer>
+    requires detail::shorter_call<F, sizeof...(A), Fewer...>
+  call<std::remove_cvref_t<R>> start(Fewer&&... arguments) const {
+    return this->begin(std::forward<Fewer>(arguments)...);
   }
 };
 

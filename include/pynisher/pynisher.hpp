@@ -2,6 +2,7 @@
 
 // All of the library. Each topic has a header of its own as well.
 
+#include <pynisher/call.hpp>
 #include <pynisher/exception_registry.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/format.hpp>

@@ -4,6 +4,7 @@
 // "In the child" marks those that run between fork and the function: they make system calls only, take no lock,
 // allocate nothing, and report failure by return value.
 
+#include <signal.h>
 #include <sys/types.h>
 
 #include <atomic>
@@ -12,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <pynisher/options.hpp>
 #include <pynisher/supports.hpp>
@@ -127,6 +129,7 @@ struct child_plan {
   mapped_memory at_start;     ///< what the child starts with; filled in by `fork_child` where growth is measured
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
   int doorbell = -1;
+  const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
 };
 
 /// A started child that is this process's to end and to reap. Move-only; must be reaped before it goes.
@@ -155,9 +158,36 @@ class child_process {
   exit_status end(bool whole_tree, const call_mark& mark, const detail::reply_region& region);
 
  private:
+  friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
   pid_t pid_ = -1;
   call_fd pidfd_;
+};
+
+/// Waits for many children at once. For one thread.
+class many_waiter {
+ public:
+  /// Invalid (false) with errno set when there is no descriptor left.
+  many_waiter();
+  [[nodiscard]] explicit operator bool() const { return set_ && wake_; }
+  /// False: the system is out of something; nothing was added. `whose` comes back with the child's events, and must be
+  /// a multiple of 4.
+  bool add(const child_process& child, const doorbell& bell, void* whose);
+  void remove(const child_process& child, const doorbell& bell);
+
+  struct event {
+    void* whose;
+    child_process::woken_by woken;
+  };
+  /// Waits until there are events, its own bell is rung, or until `until`. `events` is filled anew, one for each child.
+  void wait(std::optional<clock::time_point> until, std::vector<event>& events);
+  /// Ends a wait when it is rung.
+  [[nodiscard]] const doorbell& bell() const { return wake_; }
+
+ private:
+  call_fd set_;
+  doorbell wake_;
+  std::vector<void*> ended_at_once_;  ///< those that were reaped before they had a descriptor
 };
 
 struct fork_result {

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <typeinfo>
 
+#include <pynisher/detail/call_name.hpp>
 #include <pynisher/options.hpp>
 
 namespace pynisher::detail {
@@ -72,15 +73,6 @@ using signature_of_t = typename signature_of<F>::type;
 std::string function_name(const void* address);
 std::string text_in_quotes(std::string_view text);
 
-template <class F>
-std::string callable_name(const F& fn) {
-  if constexpr (std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>) {
-    return function_name(reinterpret_cast<const void*>(fn));
-  } else {
-    return demangled_name(typeid(F));
-  }
-}
-
 template <class T>
 std::string argument_text(const T& value) {
   if constexpr (std::is_same_v<T, bool>) {
@@ -95,15 +87,21 @@ std::string argument_text(const T& value) {
 }
 
 template <class F, class Arguments>
-std::string call_text(const F& fn, const Arguments& arguments) {
-  std::string text = callable_name(fn) + "(";
+call_name name_of_call(const F& fn, const Arguments& arguments) {
+  call_name name;
+  if constexpr (std::is_pointer_v<F> && std::is_function_v<std::remove_pointer_t<F>>) {
+    name.function = reinterpret_cast<const void*>(fn);
+  } else {
+    name.type = &typeid(F);
+  }
+  std::string& text = name.arguments;
   std::apply(
       [&text](const auto&... argument) {
         [[maybe_unused]] const char* separator = "";
         ((text += separator, text += argument_text(argument), separator = ", "), ...);
       },
       arguments);
-  return text + ")";
+  return name;
 }
 
 }  // namespace pynisher::detail

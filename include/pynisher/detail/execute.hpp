@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include <pynisher/detail/call_name.hpp>
 #include <pynisher/detail/wire/archive.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>
@@ -27,8 +28,8 @@ class child_task {
  public:
   /// In the child: calls the function, then writes its result into `reply`.
   virtual void run(output_archive& reply) = 0;
-  /// In the parent: the call as text, for messages.
-  [[nodiscard]] virtual std::string describe() const = 0;
+  /// In the parent: what is called with what, for messages.
+  [[nodiscard]] virtual call_name name() const = 0;
 
  protected:
   ~child_task() = default;

@@ -252,7 +252,7 @@ bool somebody_else_may_reap() noexcept {
   const pid_t pid = fork_with(*plan.region);
   if (pid == 0) {
     set_up_child(plan, parent);
-    raw::call(SYS_rt_sigprocmask, SIG_SETMASK, &before, nullptr, 8);
+    raw::call(SYS_rt_sigprocmask, SIG_SETMASK, plan.signal_mask != nullptr ? plan.signal_mask : &before, nullptr, 8);
     fork_result in_child;
     in_child.where = fork_result::side::child;
     return in_child;

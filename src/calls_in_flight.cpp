@@ -1,0 +1,319 @@
+// Calls that were started and are not waited for yet: one thread starts and watches them all.
+//
+// It exists while there are handles, and forks for them, so that a child may die with the thread that made it
+// (PR_SET_PDEATHSIG) while the threads of the program come and go.
+
+#include <signal.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <pynisher/detail/in_flight.hpp>
+
+#include "fork_safe_mutex.hpp"
+#include "platform/contract.hpp"
+#include "supervised_call.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+using platform::clock;
+
+/// Removes all signals of this thread; gives them back.
+class without_signals {
+ public:
+  without_signals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~without_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  without_signals(const without_signals&) = delete;
+  without_signals& operator=(const without_signals&) = delete;
+  [[nodiscard]] const sigset_t& before() const { return before_; }
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
+/// Shared by the handle and the thread. `call` is the thread's, but for `cancel`, which asks under the mutex.
+class flight {
+ public:
+  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask)
+      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask) {}
+
+  // --- the thread's side
+
+  /// True: it runs, and is to be watched.
+  bool start(child_task& task, const platform::doorbell& bell) {
+    bool runs = false;
+    try {
+      call_.emplace(*limits_, &bell);
+      runs = call_->start(task, &mask_);
+    } catch (const std::bad_alloc&) {
+      call_.reset();
+    }
+    const std::lock_guard lock(mutex_);
+    pid_ = call_ ? call_->pid() : -1;
+    started_ = true;
+    changed_.notify_all();
+    return runs;
+  }
+  supervised_call& call() { return *call_; }
+  void complete() {
+    call_record record;
+    record.failed = {"allocate memory", ENOMEM};
+    if (call_) record = call_->finish();
+    std::function<void()> tell;
+    {
+      const std::lock_guard lock(mutex_);
+      call_.reset();
+      record_ = std::move(record);
+      done_ = true;
+      tell = std::exchange(when_done_, nullptr);
+      changed_.notify_all();
+    }
+    if (tell) tell();
+  }
+
+  // --- the handle's side
+
+  void await_start() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return started_; });
+  }
+  bool wait(std::optional<clock::time_point> until) {
+    std::unique_lock lock(mutex_);
+    const auto is_done = [this] { return done_; };
+    if (until) return changed_.wait_until(lock, *until, is_done);
+    changed_.wait(lock, is_done);
+    return true;
+  }
+  void cancel() {
+    const std::lock_guard lock(mutex_);
+    if (call_) call_->cancel();
+  }
+  std::int64_t pid() {
+    const std::lock_guard lock(mutex_);
+    return pid_;
+  }
+  void when_done(std::function<void()> tell) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!done_) {
+        when_done_ = std::move(tell);
+        return;
+      }
+    }
+    tell();
+  }
+  raw_outcome conclude() {
+    wait(std::nullopt);
+    std::optional<call_record> record;
+    {
+      const std::lock_guard lock(mutex_);
+      record.swap(record_);
+    }
+    if (!record) throw std::logic_error("pynisher: the result of this call has been taken already");
+    return detail::conclude(*limits_, std::move(*record), name_);
+  }
+
+ private:
+  const std::shared_ptr<const settings> limits_;
+  const call_name name_;
+  const sigset_t mask_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<supervised_call> call_;
+  std::optional<call_record> record_;
+  std::function<void()> when_done_;
+  std::int64_t pid_ = -1;
+  bool started_ = false;
+  bool done_ = false;
+};
+
+namespace {
+
+/// What the thread works on.
+class deck {
+ public:
+  void take_on(std::shared_ptr<flight> flight, child_task& task) {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back({std::move(flight), &task});
+    wake();
+  }
+  void finish() {
+    const std::lock_guard lock(mutex_);
+    finishing_ = true;
+    wake();
+  }
+  [[nodiscard]] bool can_wait() const { return static_cast<bool>(waiter_); }
+
+  void run() {
+    std::vector<platform::many_waiter::event> events;
+    for (;;) {
+      start_waiting();
+      if (running_.empty() && is_finishing()) return;
+      waiter_.wait(next_look(), events);
+      for (const auto& event : events) {
+        auto* flight = static_cast<detail::flight*>(event.whose);
+        if (flight->call().look(event.woken)) complete(flight);
+      }
+      // Deadlines, cancellations and interrupts, for which there is one bell.
+      for (std::size_t i = 0; i < running_.size();) {
+        flight* flight = running_[i].get();
+        if (flight->call().look(platform::child_process::woken_by::nothing)) {
+          complete(flight);
+        } else {
+          ++i;
+        }
+      }
+    }
+  }
+
+ private:
+  struct order {
+    std::shared_ptr<detail::flight> flight;
+    child_task* task;
+  };
+
+  void wake() { platform::doorbell::raise(waiter_.bell().descriptor()); }
+  bool is_finishing() {
+    const std::lock_guard lock(mutex_);
+    return finishing_ && waiting_.empty();
+  }
+  void start_waiting() {
+    for (;;) {
+      order next;
+      {
+        const std::lock_guard lock(mutex_);
+        if (waiting_.empty()) return;
+        next = std::move(waiting_.front());
+        waiting_.pop_front();
+      }
+      const bool runs = next.flight->start(*next.task, waiter_.bell());
+      const auto& flight = next.flight;
+      if (runs && waiter_.add(flight->call().child(), flight->call().bell(), flight.get())) {
+        running_.push_back(flight);
+      } else {
+        flight->complete();
+      }
+    }
+  }
+  [[nodiscard]] std::optional<clock::time_point> next_look() const {
+    std::optional<clock::time_point> next;
+    for (const auto& flight : running_) {
+      const auto at = flight->call().next_look();
+      if (at && (!next || *at < *next)) next = at;
+    }
+    return next;
+  }
+  void complete(flight* which) {
+    const auto at = std::find_if(running_.begin(), running_.end(), [which](const auto& f) { return f.get() == which; });
+    const std::shared_ptr<flight> done = std::move(*at);
+    *at = std::move(running_.back());
+    running_.pop_back();
+    waiter_.remove(done->call().child(), done->call().bell());
+    done->complete();
+  }
+
+  std::mutex mutex_;
+  std::deque<order> waiting_;
+  bool finishing_ = false;
+  platform::many_waiter waiter_;
+  std::vector<std::shared_ptr<flight>> running_;  ///< the thread's alone
+};
+
+}  // namespace
+
+/// The thread, for as long as somebody has a handle.
+class flight_thread {
+ public:
+  flight_thread() : owner_(platform::process_number()), deck_(std::make_shared<deck>()) {
+    if (!deck_->can_wait()) throw StartException("make a descriptor to wait by", {errno, std::system_category()});
+    // No signal of the application's is handled here.
+    const without_signals blocked;
+    thread_ = std::thread([deck = deck_] { deck->run(); });
+  }
+  flight_thread(const flight_thread&) = delete;
+  flight_thread& operator=(const flight_thread&) = delete;
+  ~flight_thread() {
+    deck_->finish();
+    if (std::this_thread::get_id() == thread_.get_id()) {
+      thread_.detach();
+    } else {
+      thread_.join();
+    }
+  }
+  [[nodiscard]] pid_t owner() const { return owner_; }
+  void take_on(std::shared_ptr<flight> flight, child_task& task) { deck_->take_on(std::move(flight), task); }
+
+  static std::shared_ptr<flight_thread> get() {
+    const std::lock_guard lock(library_mutex);
+    static auto* current = new std::weak_ptr<flight_thread>;
+    auto thread = current->lock();
+    if (thread && thread->owner_ != platform::process_number()) {
+      // A forked copy of the program has no such thread, and must not touch what was its.
+      static_cast<void>(new std::shared_ptr<flight_thread>(std::move(thread)));
+      thread = nullptr;
+    }
+    if (!thread) *current = thread = std::make_shared<flight_thread>();
+    return thread;
+  }
+
+ private:
+  pid_t owner_;
+  std::shared_ptr<deck> deck_;
+  std::thread thread_;
+};
+
+call_in_flight::call_in_flight(std::shared_ptr<const settings> limits, child_task& task) {
+  warn_before(*limits);
+  sigset_t mask;
+  pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+  thread_ = flight_thread::get();
+  flight_ = std::make_shared<flight>(std::move(limits), task.name(), mask);
+  thread_->take_on(flight_, task);
+  flight_->await_start();
+}
+
+call_in_flight::~call_in_flight() {
+  if (!flight_) return;
+  if (thread_->owner() != platform::process_number()) {
+    static_cast<void>(new call_in_flight(std::move(*this)));
+    return;
+  }
+  flight_->cancel();
+  flight_->wait(std::nullopt);
+}
+
+call_in_flight& call_in_flight::operator=(call_in_flight&& other) noexcept {
+  call_in_flight old(std::move(*this));
+  thread_ = std::move(other.thread_);
+  flight_ = std::move(other.flight_);
+  return *this;
+}
+
+bool call_in_flight::wait(std::optional<std::chrono::steady_clock::time_point> until) const { return flight_->wait(until); }
+void call_in_flight::cancel() const { flight_->cancel(); }
+std::int64_t call_in_flight::pid() const { return flight_->pid(); }
+void call_in_flight::when_done(std::function<void()> tell) const { flight_->when_done(std::move(tell)); }
+raw_outcome call_in_flight::conclude() {
+  raw_outcome out = flight_->conclude();
+  platform::take_pending_default_action();
+  return out;
+}
+
+}  // namespace pynisher::detail

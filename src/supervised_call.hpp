@@ -1,0 +1,108 @@
+#pragma once
+
+// One call seen from the parent: start, look whenever something may have happened, finish. Whoever has one decides how to
+// wait: the caller's own thread for a plain call, the thread for all calls in flight for a started one.
+
+#include <signal.h>
+
+#include <atomic>
+#include <optional>
+#include <stop_token>
+
+#include <pynisher/detail/execute.hpp>
+
+#include "platform/contract.hpp"
+#include "platform/posix/interrupts.hpp"
+#include "reply_region.hpp"
+#include "settings.hpp"
+#include "verdict.hpp"
+
+namespace pynisher::detail {
+
+/// All that is known of a call that is over; judged by `conclude`, on any thread.
+struct call_record {
+  struct failure {
+    const char* stage = nullptr;  ///< null: it did start
+    int error = 0;
+  };
+  failure failed;
+  bool cancelled_before = false;
+  evidence seen;
+  reply_bytes bytes;
+};
+
+raw_outcome conclude(const settings& limits, call_record record, const call_name& name);
+/// What the caller should know of these limits, once per program or call.
+void warn_before(const settings& limits);
+
+/// A call's mark for as long as the call.
+class held_mark {
+ public:
+  explicit held_mark(bool wanted) : mark_(wanted ? platform::new_mark() : platform::call_mark{}) {}
+  held_mark(const held_mark&) = delete;
+  held_mark& operator=(const held_mark&) = delete;
+  ~held_mark() { platform::release_mark(mark_); }
+  [[nodiscard]] const platform::call_mark& get() const { return mark_; }
+
+ private:
+  platform::call_mark mark_;
+};
+
+/// Ends the child on every way out. For one thread, but for `cancel`.
+class supervised_call {
+ public:
+  /// `limits` must outlive this, and so must `inner_bell`: rung for this process's own affairs, cancellation and SIGINT.
+  /// Without one the call has its own, by which `wait` is woken.
+  explicit supervised_call(const settings& limits, const platform::doorbell* inner_bell = nullptr);
+  supervised_call(const supervised_call&) = delete;
+  supervised_call& operator=(const supervised_call&) = delete;
+  ~supervised_call();
+
+  /// `mask`: the signals that the child has blocked; null: those of this thread. False: nothing runs, `finish` says why.
+  bool start(child_task& task, const sigset_t* mask);
+  [[nodiscard]] std::int64_t pid() const { return child_.pid(); }
+
+  [[nodiscard]] platform::child_process::woken_by wait() const { return child_.wait(bell_, inner_bell_, next_look()); }
+  /// For those who wait for many: what `wait` would wait for.
+  [[nodiscard]] const platform::child_process& child() const { return child_; }
+  [[nodiscard]] const platform::doorbell& bell() const { return bell_; }
+  [[nodiscard]] std::optional<platform::clock::time_point> next_look() const;
+
+  /// To be called whenever woken. True: it has ended, or is to be ended; call `finish`.
+  bool look(platform::child_process::woken_by woken);
+  /// Thread-safe.
+  void cancel() noexcept;
+  /// Ends what still runs. Comes back when nothing of it is left.
+  call_record finish();
+
+ private:
+  struct asks_to_cancel {
+    supervised_call* call;
+    void operator()() const noexcept { call->cancel(); }
+  };
+
+  bool over(ended_for cause);
+  bool cpu_used_up(platform::clock::time_point now);
+  bool memory_used_up(platform::clock::time_point now);
+  bool heard_of_interrupt();
+  platform::exit_status end();
+
+  const settings& limits_;
+  reply_region_owner region_;
+  platform::doorbell bell_;
+  std::optional<platform::doorbell> own_inner_bell_;
+  const platform::doorbell* inner_bell_;  ///< the child does not keep it
+  platform::interruptible_call interrupts_;
+  std::atomic<bool> cancelled_{false};
+  std::stop_callback<asks_to_cancel> on_stop_;
+  held_mark mark_;
+  platform::child_plan plan_;
+  platform::child_process child_;
+  reply_reader reader_;
+  evidence seen_;
+  call_record::failure failed_;
+  bool running_ = false;
+  std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_;
+};
+
+}  // namespace pynisher::detail
