@@ -246,6 +246,7 @@ class flight_thread {
     // No signal of the application's is handled here.
     const without_signals blocked;
     thread_ = std::thread([deck = deck_] { deck->run(); });
+    own_threads.fetch_add(1);
   }
   flight_thread(const flight_thread&) = delete;
   flight_thread& operator=(const flight_thread&) = delete;
@@ -256,6 +257,7 @@ class flight_thread {
     } else {
       thread_.join();
     }
+    own_threads.fetch_sub(1);
   }
   [[nodiscard]] pid_t owner() const { return owner_; }
   void take_on(std::shared_ptr<flight> flight, child_task& task) { deck_->take_on(std::move(flight), task); }
@@ -268,6 +270,7 @@ class flight_thread {
       // A forked copy of the program has no such thread, and must not touch what was its.
       static_cast<void>(new std::shared_ptr<flight_thread>(std::move(thread)));
       thread = nullptr;
+      own_threads.store(0);
     }
     if (!thread) *current = thread = std::make_shared<flight_thread>();
     return thread;

@@ -32,6 +32,8 @@ struct call_record {
 };
 
 raw_outcome conclude(const settings& limits, call_record record, const call_name& name);
+/// Threads of the library's in this process. What they do with locks is known: no reason for a warning.
+extern std::atomic<int> own_threads;
 /// What the caller should know of these limits, once per program or call.
 void warn_before(const settings& limits);
 

@@ -29,6 +29,8 @@
 
 namespace pynisher::detail {
 
+constinit std::atomic<int> own_threads{0};
+
 namespace {
 
 using platform::clock;
@@ -42,7 +44,7 @@ bool watches_growth(const settings& limits) {
 void warn_of_threads(const settings& limits) {
   static std::atomic<bool> warned{false};
   if (!limits.given().warnings || warned.load(std::memory_order_relaxed)) return;
-  if (!platform::has_several_threads() || warned.exchange(true)) return;
+  if (platform::threads() <= 1 + own_threads.load() || warned.exchange(true)) return;
   warn("this program has more than one thread, and a fork copies only the one that calls: a lock that another "
        "thread holds at that moment stays locked in the child for ever. Call before starting threads, keep to "
        "functions that share no locks with them, or use context = spawn or forkserver where supports() lists them.");

@@ -41,8 +41,8 @@ struct mapped_memory {
   std::uint64_t private_resident = 0;
 };
 mapped_memory mapped();
-/// True if this process has more than one thread.
-bool has_several_threads();
+/// How many threads this process has; 1 if that cannot be told.
+int threads();
 /// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.
 std::string symbol_at(const void* address);
 /// Asks for huge pages under a block that is about to be filled. Best effort.

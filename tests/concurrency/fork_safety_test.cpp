@@ -127,6 +127,17 @@ TEST(ForkSafety, OneThreadIsNoReasonToWarn) {
   EXPECT_EQ(end.err, "");
 }
 
+TEST(ForkSafety, TheLibrarysOwnThreadIsNoReasonToWarn) {
+  const auto end = support::run_in_helper([] {
+    const auto answer = limit([] { return 21; });
+    auto first = answer.start();
+    auto second = answer.start();
+    return answer() + first.get() + second.get() == 63 ? 0 : 1;
+  });
+  EXPECT_EQ(end.code, 0) << end;
+  EXPECT_EQ(end.err, "");
+}
+
 TEST(ForkSafety, TheWarningComesOnceHoweverManyThreadsCallFirst) {
   const auto end = support::run_in_helper([] {
     std::atomic<int> warned{0};

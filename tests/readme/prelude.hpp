@@ -10,10 +10,14 @@
 #include <thread>
 #include <unistd.h>
 
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <gtest/gtest.h>
 
 using namespace std::chrono_literals;
 using namespace pynisher::literals;
+namespace asio = boost::asio;
 
 struct document {
   std::string text;

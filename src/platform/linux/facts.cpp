@@ -122,15 +122,15 @@ mapped_memory mapped() {
           resident > shared ? (resident - shared) * page : 0};
 }
 
-bool has_several_threads() {
+int threads() {
 #if __has_include(<sys/single_threaded.h>)
-  if (__libc_single_threaded != 0) return false;
+  if (__libc_single_threaded != 0) return 1;
 #endif
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("Threads:")) return std::stoi(line.substr(8)) > 1;
+    if (line.starts_with("Threads:")) return std::stoi(line.substr(8));
   }
-  return false;
+  return 1;
 }
 
 void advise_huge_pages(void* data, std::size_t size) noexcept {

@@ -1,0 +1,148 @@
+// Calls as operations of Boost.Asio: callbacks, futures, coroutines, cancellation.
+
+#include <unistd.h>
+
+#include <chrono>
+#include <exception>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/bind_executor.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/use_future.hpp>
+#include <gmock/gmock.h>
+
+#include <pynisher/asio.hpp>
+#include <pynisher/pynisher.hpp>
+
+#include "support/scenarios.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+using pynisher::async_call;
+using pynisher::limit;
+
+class AsyncCall : public support::per_start_method {
+ protected:
+  asio::io_context loop_;
+};
+FOR_EACH_START_METHOD(AsyncCall);
+
+int twice(int number) {
+  if (number < 0) throw std::domain_error("negative");
+  return 2 * number;
+}
+
+TEST_P(AsyncCall, GivesItsResultToACallbackOnTheLoop) {
+  const auto doubled = limit(twice, with({}));
+  int result = 0;
+  std::thread::id where;
+  async_call(loop_.get_executor(), doubled, 4, [&](std::exception_ptr error, int value) {
+    EXPECT_FALSE(error);
+    result = value;
+    where = std::this_thread::get_id();
+  });
+  EXPECT_EQ(result, 0) << "nothing runs before the loop does";
+  loop_.run();
+  EXPECT_EQ(result, 8);
+  EXPECT_EQ(where, std::this_thread::get_id());
+}
+
+TEST_P(AsyncCall, GivesItsExceptionToACallback) {
+  const auto doubled = limit(twice, with({}));
+  std::exception_ptr seen;
+  async_call(loop_.get_executor(), doubled, -4, [&](std::exception_ptr error, int) { seen = error; });
+  loop_.run();
+  ASSERT_TRUE(seen);
+  EXPECT_THROW(std::rethrow_exception(seen), std::domain_error);
+}
+
+TEST_P(AsyncCall, RunsTheHandlerOnItsOwnExecutor) {
+  const auto doubled = limit(twice, with({}));
+  asio::io_context other;
+  bool ran = false;
+  auto work = asio::make_work_guard(other);
+  async_call(loop_.get_executor(), doubled, 4,
+             asio::bind_executor(other.get_executor(), [&](std::exception_ptr, int) {
+               ran = true;
+               work.reset();
+             }));
+  other.run();
+  EXPECT_TRUE(ran);
+}
+
+TEST_P(AsyncCall, GivesAFuture) {
+  const auto doubled = limit(twice, with({}));
+  auto value = async_call(loop_.get_executor(), doubled, 5, asio::use_future);
+  auto error = async_call(loop_.get_executor(), doubled, -5, asio::use_future);
+  loop_.run();
+  EXPECT_EQ(value.get(), 10);
+  EXPECT_THROW(error.get(), std::domain_error);
+}
+
+TEST_P(AsyncCall, IsAwaited) {
+  const auto doubled = limit(twice, with({}));
+  const auto nothing = limit([](const std::string&) {}, with({}));
+  const auto late = limit(support::sleep_forever, with({.wall_time = 10ms}));
+  bool done = false;
+  asio::co_spawn(
+      loop_,
+      [&]() -> asio::awaitable<void> {
+        EXPECT_EQ(co_await async_call(loop_.get_executor(), doubled, 6, asio::use_awaitable), 12);
+        co_await async_call(loop_.get_executor(), nothing, "text", asio::use_awaitable);
+        bool timed_out = false;
+        try {
+          co_await async_call(loop_.get_executor(), late, asio::use_awaitable);
+        } catch (const pynisher::WallTimeoutException&) {
+          timed_out = true;
+        }
+        EXPECT_TRUE(timed_out);
+        done = true;
+      },
+      asio::detached);
+  loop_.run();
+  EXPECT_TRUE(done);
+}
+
+TEST_P(AsyncCall, IsCancelledThroughItsSlot) {
+  const auto endless = limit(support::sleep_forever, with({}));
+  asio::cancellation_signal signal;
+  std::exception_ptr seen;
+  async_call(loop_.get_executor(), endless,
+             asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error) { seen = error; }));
+  signal.emit(asio::cancellation_type::terminal);
+  loop_.run();
+  ASSERT_TRUE(seen);
+  EXPECT_THROW(std::rethrow_exception(seen), pynisher::CancelledException);
+}
+
+TEST_P(AsyncCall, LosesARaceAgainstATimer) {
+  const auto endless = limit(support::sleep_forever, with({}));
+  std::size_t winner = 0;
+  asio::co_spawn(
+      loop_,
+      [&]() -> asio::awaitable<void> {
+        using namespace asio::experimental::awaitable_operators;
+        asio::steady_timer soon(loop_, 5ms);
+        const auto first = co_await (async_call(loop_.get_executor(), endless, asio::use_awaitable) ||
+                                     soon.async_wait(asio::use_awaitable));
+        winner = first.index();
+      },
+      asio::detached);
+  loop_.run();
+  EXPECT_EQ(winner, 1u);
+}
+
+}  // namespace
