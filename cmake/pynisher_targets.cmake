@@ -4,7 +4,8 @@ add_library(pynisher_warnings INTERFACE)
 if(CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   target_compile_options(pynisher_warnings INTERFACE
     -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Woverloaded-virtual
-    -Wcast-qual -Wimplicit-fallthrough)
+    -Wcast-qual -Wimplicit-fallthrough
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)  # false alarms of g++ 12 about std::string
 endif()
 if(PYNISHER_WARNINGS_AS_ERRORS)
   target_compile_options(pynisher_warnings INTERFACE -Werror)

@@ -3,11 +3,10 @@
 // It exists while there are handles, and forks for them, so that a child may die with the thread that made it
 // (PR_SET_PDEATHSIG) while the threads of the program come and go.
 
-#include <signal.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
+#include <csignal>
 #include <deque>
 #include <functional>
 #include <memory>

@@ -7,18 +7,20 @@ constinit fork_safe_mutex fork_mutex;
 
 namespace {
 
-/// Whoever forks inside of the library holds the fork mutex already, and never the other one.
-thread_local bool held_before = false;
+/// Whoever forks inside of the library holds the fork mutex already; whoever forks in a signal handler may hold either.
+thread_local bool held_fork_mutex = false;
+thread_local bool held_library_mutex = false;
 
 void before_fork() {
-  held_before = fork_mutex.is_mine();
-  if (!held_before) fork_mutex.lock();
-  library_mutex.lock();
+  held_fork_mutex = fork_mutex.is_mine();
+  held_library_mutex = library_mutex.is_mine();
+  if (!held_fork_mutex) fork_mutex.lock();
+  if (!held_library_mutex) library_mutex.lock();
 }
 
 [[gnu::hot]] void after_fork() {
-  library_mutex.unlock();
-  if (!held_before) fork_mutex.unlock();
+  if (!held_library_mutex) library_mutex.unlock();
+  if (!held_fork_mutex) fork_mutex.unlock();
 }
 
 [[maybe_unused]] const int registered = ::pthread_atfork(before_fork, after_fork, after_fork);

@@ -35,7 +35,12 @@ void refuse_faulty(const char* option, const Quantity& value, const char* units,
 }
 
 void require(feature what, const char* option) {
-  if (!supports(what)) throw UnsupportedException(fmt::format("{}: {}", option, why_not(what)));
+  const std::string reason = why_not(what);
+  if (reason.empty()) return;
+  // What is not there yet names its option itself.
+  throw UnsupportedException(reason.find(": ") != std::string::npos && reason.starts_with(option)
+                                 ? reason
+                                 : fmt::format("{}: {}", option, reason));
 }
 
 feature feature_of(memory_measure measure) {
@@ -81,10 +86,11 @@ settings settings::judge(options wanted) {
                                             given.name.size()));
   }
   const feature measured = feature_of(given.measure);
-  if (given.memory.has_value() || given.measure != memory_measure::growth) require(measured, "memory");
+  if (given.memory.has_value() || given.measure != memory_measure::growth) require(measured, given.measure == memory_measure::growth ? "memory" : "measure");
   if (given.cpu_time.has_value()) require(feature::cpu_time, "cpu_time");
   if (given.wall_time.has_value()) require(feature::wall_time, "wall_time");
   if (given.processes != 0) require(feature::process_count, "processes");
+  if (given.terminate_child_processes) require(feature::kill_tree, "terminate_child_processes");
   if (given.stop.stop_possible()) require(feature::cancel, "stop");
   checked.method_ = resolve(given.context);
 

@@ -4,8 +4,10 @@
 #include <boost/interprocess/mapped_region.hpp>
 
 #include <atomic>
+#include <mutex>
 #include <new>
 
+#include "fork_safe_mutex.hpp"
 #include "platform/contract.hpp"
 #include "reply_region.hpp"
 
@@ -20,6 +22,8 @@ struct reply_region_owner::mapping {
   static std::unique_ptr<mapping> make() {
     try {
       auto fresh = std::make_unique<mapping>();
+      // No fork may take it along before it is kept from children.
+      const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.
       fresh->memory = boost::interprocess::anonymous_shared_memory(reply_region::size);
       fresh->made_by = platform::process_number();

@@ -3,9 +3,8 @@
 // One call seen from the parent: start, look whenever something may have happened, finish. Whoever has one decides how to
 // wait: the caller's own thread for a plain call, the thread for all calls in flight for a started one.
 
-#include <signal.h>
-
 #include <atomic>
+#include <csignal>
 #include <optional>
 #include <stop_token>
 
@@ -90,6 +89,7 @@ class supervised_call {
   platform::exit_status end();
 
   const settings& limits_;
+  const pid_t owner_ = platform::process_number();
   reply_region_owner region_;
   platform::doorbell bell_;
   std::optional<platform::doorbell> own_inner_bell_;

@@ -129,8 +129,16 @@ raw_outcome conclude_ended(const settings& limits, evidence& seen, reply_bytes b
     input_archive in(bytes.data(), bytes.size(), bytes.begin());
     if (seen.reply == reply_kind::exception) {
       received = read_exception(in);
-      seen.bad_alloc = received->allocation_failed;
-      detail = fmt::format("{}: {}", received->info.type_name, received->info.message);
+      // An inner call that ran into this call's limit says so by its own exception; the kernel's count decides.
+      if (received->info.type_name == "pynisher::CpuTimeoutException" && seen.cpu_limit &&
+          seen.usage.cpu_time() >= *seen.cpu_limit) {
+        seen.cause = ended_for::cpu_time;
+        seen.reply = reply_kind::none;
+        received.reset();
+      } else {
+        seen.bad_alloc = received->allocation_failed;
+        detail = fmt::format("{}: {}", received->info.type_name, received->info.message);
+      }
     } else if (seen.reply == reply_kind::out_of_memory) {
       received = unpacked_bad_alloc();
       detail = received->info.message;
@@ -220,6 +228,8 @@ supervised_call::~supervised_call() {
 }
 
 void supervised_call::cancel() noexcept {
+  // A function may hold the source of the token, and ask in the child.
+  if (platform::process_number() != owner_) return;
   cancelled_.store(true);
   platform::doorbell::raise(inner_bell_->descriptor());
 }
@@ -260,7 +270,7 @@ void supervised_call::cancel() noexcept {
   }
   seen_.cpu_limit = plan_.cpu_limit;
   seen_.wall_limit = limits_.wall_time();
-  if (limits_.wall_time()) deadline_ = plan_.started + *limits_.wall_time();
+  if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (watches_growth(limits_)) memory_look_ = plan_.started + memory_interval(*limits_.memory());
   reply_region_owner::prepare_next();

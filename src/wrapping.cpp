@@ -38,6 +38,7 @@ const char* limit_name(wrap_as target) {
 }
 
 bool matches(const wrap_rule& rule, const received_exception& received) {
+  if (rule.whole_name) return rule.type_name == received.info.type_name;
   if (!rule.by_code) return names_type(rule.type_name, received.info.type_name);
   return received.code && received.code == std::error_condition(rule.code.value(), rule.code.category());
 }

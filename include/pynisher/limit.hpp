@@ -99,6 +99,7 @@ class limited_base {
   outcome<result_of<F, A...>> run(A&&... arguments) const {
     using R = result_of<F, A...>;
     check_result_type<R>();
+    refuse_if_moved_from();
     invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
     return decode<R>(execute(*settings_, task));
   }
@@ -106,11 +107,16 @@ class limited_base {
   call<result_of<F, A...>> begin(A&&... arguments) const {
     using R = result_of<F, A...>;
     check_result_type<R>();
+    refuse_if_moved_from();
     invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
     return call<R>(call_in_flight(settings_, task));
   }
 
  private:
+  void refuse_if_moved_from() const {
+    if (!settings_) throw std::invalid_argument("fn: this limited callable was moved from");
+  }
+
   mutable F fn_;
   std::shared_ptr<const settings> settings_;
 };

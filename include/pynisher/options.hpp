@@ -46,26 +46,27 @@ std::string demangled_name(const std::type_info& type);
 
 /// One rule of `wrap_errors`: which exception, and what it becomes.
 struct wrap_rule {
-  std::string type_name;  ///< as written in the source; the last component is enough. Empty: any type
+  std::string type_name;  ///< as written in the source, whole or its last component
   std::error_code code;   ///< when set: only exceptions that carry this code
   bool by_code = false;
   wrap_as target = wrap_as::pynisher;
+  bool whole_name = false;  ///< the last component is not enough
 };
 
 /// Wraps exceptions whose type is exactly `Exception`; derived types do not match.
 template <class Exception>
 [[nodiscard]] wrap_rule wrap(wrap_as target = wrap_as::pynisher) {
-  return {detail::demangled_name(typeid(Exception)), {}, false, target};
+  return {detail::demangled_name(typeid(Exception)), {}, false, target, true};
 }
 
 /// Wraps by the type's name, so that the type need not be known here: "NotFittedError", "ml::NotFittedError".
 [[nodiscard]] inline wrap_rule wrap(std::string type_name, wrap_as target = wrap_as::pynisher) {
-  return {std::move(type_name), {}, false, target};
+  return {std::move(type_name), {}, false, target, false};
 }
 
 /// Wraps `std::system_error`s, and classes derived from it, whose code is equivalent to `code`.
 [[nodiscard]] inline wrap_rule wrap(std::errc code, wrap_as target = wrap_as::pynisher) {
-  return {{}, std::make_error_code(code), true, target};
+  return {{}, std::make_error_code(code), true, target, false};
 }
 
 /// Which exceptions of the function arrive as `WrappedException` (or as a limit exception) instead of as

@@ -29,18 +29,20 @@ class settings;
 namespace pynisher::platform {
 
 using clock = std::chrono::steady_clock;
+/// Longer limits are as good as none, and could not be added to a time.
+constexpr std::chrono::nanoseconds longest_wait = std::chrono::hours(24 * 365 * 100);
 
 // --- facts ----------------------------------------------------------------------------------------------
 
 /// Why a feature is not to be had here; empty: it is. Thread-safe; probes once.
 std::string why_not(feature what);
-/// What this process has mapped, in bytes; zeros if that cannot be told.
+/// What a process (0: this one) has mapped, in bytes; zeros if that cannot be told.
 struct mapped_memory {
   std::uint64_t address_space = 0;
   std::uint64_t private_writable = 0;  ///< without the main stack
   std::uint64_t private_resident = 0;
 };
-mapped_memory mapped();
+mapped_memory mapped(pid_t process = 0);
 /// How many threads this process has; 1 if that cannot be told.
 int threads();
 /// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.

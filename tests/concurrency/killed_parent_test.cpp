@@ -238,6 +238,7 @@ TEST_P(KilledParent, AtAnyInstantLeavesNothing) {
 TEST_P(KilledParent, WouldLeaveADaemonWithoutTheWatch) {
   support::process_log log;
   const support::shared_flag watch_stopped;
+  const support::shared_counter watch;
   support::helper_process caller([&] {
     std::thread stopper([&] {
       support::await_logged(log.path(), 1);
@@ -248,6 +249,7 @@ TEST_P(KilledParent, WouldLeaveADaemonWithoutTheWatch) {
           if (std::FILE* comm = std::fopen(("/proc/" + std::to_string(pid) + "/comm").c_str(), "r")) {
             if (std::fgets(name, sizeof name, comm) != nullptr && std::string(name) == "pynisher-watch\n") {
               ::kill(pid, SIGSTOP);
+              watch->store(pid);
               found = true;
             }
             std::fclose(comm);
@@ -266,6 +268,9 @@ TEST_P(KilledParent, WouldLeaveADaemonWithoutTheWatch) {
   caller.wait();
   ::usleep(200'000);
   EXPECT_EQ(log.survivors().size(), 1u);
+  // It does its duty yet, and goes.
+  ::kill(static_cast<pid_t>(watch->load()), SIGCONT);
+  support::await([&] { return log.survivors().empty() && support::is_gone(static_cast<pid_t>(watch->load())); });
 }
 
 }  // namespace

@@ -98,6 +98,23 @@ TEST_P(WrapErrors, TrueWrapsNoDeath) {
               FailedWith<pynisher::SignalException>());
 }
 
+struct twin : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+namespace other {
+struct twin : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+}  // namespace other
+
+TEST_P(WrapErrors, ATypeIsNotItsNamesakeElsewhere) {
+  const auto namesake = limit([] { throw other::twin("other"); }, with({.wrap_errors = {wrap<twin>()}})).try_call();
+  EXPECT_THAT(namesake.explain(), HasSubstr("other::twin"));
+  EXPECT_THROW(static_cast<void>(namesake.value()), pynisher::ExecutionFailed);
+  const auto itself = limit([] { throw twin("own"); }, with({.wrap_errors = {wrap<twin>()}})).try_call();
+  EXPECT_THAT(itself, FailedWith<WrappedException>());
+}
+
 TEST_P(WrapErrors, AListWrapsOnlyThoseByType) {
   EXPECT_THAT(call(throw_not_fitted, {wrap<tests::not_fitted_error>()}),
               arrives_wrapped_as("tests::not_fitted_error", "call fit first"));

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -23,8 +24,8 @@ int open(std::vector<hidden>) { return 1; }
 namespace {
 
 using pynisher::detail::argument_text;
-using pynisher::detail::callable_name;
 using pynisher::detail::demangled_name;
+using pynisher::detail::name_of_call;
 
 int nameless(int n) { return n; }
 
@@ -45,8 +46,8 @@ TEST(Names, OfTypesLeaveOutWhatNobodyWrites) {
 }
 
 TEST(Names, OfFunctionsLeaveOutTheirParametersAndUnnamedNamespaces) {
-  EXPECT_EQ(callable_name(&nameless), "nameless");
-  EXPECT_EQ(callable_name(&shop::open), "shop::open");
+  EXPECT_EQ(name_of_call(&nameless, std::tuple<>()).text(), "nameless()");
+  EXPECT_EQ(name_of_call(&shop::open, std::tuple<>()).text(), "shop::open()");
 }
 
 TEST(Names, OfArgumentsAreThoseOfTheirTypes) {

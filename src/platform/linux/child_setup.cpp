@@ -171,7 +171,9 @@ void note_crash(int signal, siginfo_t* info, void* context) {
   // What the function forks has inherited this handler, but not the region.
   if (raw::call(SYS_getpid) == surrounding.pid) {
     write_crash_note(signal, *info, context, last_error);
-    if (surrounding.ends_descendants) end_own_descendants();
+    // A handler of the application's may mend the fault and go on.
+    const bool final = before_crash(signal).sa_handler == SIG_DFL;
+    if (final && surrounding.ends_descendants) end_own_descendants();
   }
   ::sigaction(signal, &before_crash(signal), nullptr);
   // A fault happens again by itself when this returns; what was sent has to be sent again.
@@ -189,7 +191,10 @@ void watch_for_crashes() noexcept {
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   for (std::uint32_t left = crash_signals; left != 0; left &= left - 1) {
     const int signal = std::countr_zero(left);
-    must(start_stage::handlers, ::sigaction(signal, &action, &before_crash(signal)) == 0 ? 0 : -errno);
+    struct sigaction before {};
+    must(start_stage::handlers, ::sigaction(signal, &action, &before) == 0 ? 0 : -errno);
+    // A call within a call finds the outer one's handler, and has inherited what was there before that.
+    if (before.sa_sigaction != note_crash) before_crash(signal) = before;
   }
 }
 
@@ -271,7 +276,7 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
   plan.region->first_peak.store(static_cast<std::uint64_t>(at_start.ru_maxrss) * 1024);
 
-  if (limits.wall_time()) limit_wall(plan.started + *limits.wall_time());
+  if (limits.wall_time()) limit_wall(plan.started + std::min(*limits.wall_time(), longest_wait));
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
   while ((plan.waits_for_go || plan.measures_growth) && plan.region->go.load() == 0) {
     wait_for_change(plan.region->go, 0);

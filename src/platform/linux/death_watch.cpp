@@ -1,26 +1,25 @@
-// The watch that outlives a killed parent: a task of its own that shares the parent's memory.
+// The watch that outlives a killed parent: a process of its own with next to no memory.
 //
 // SIGKILL to the parent kills its limited children at once (PR_SET_PDEATHSIG), but what those have started becomes
-// orphaned. This task gets a signal at the parent's death, looks for everything that carries the program's marks, and
-// kills it. It shares memory and descriptors, so it costs about what a thread costs, no descriptor and no thread of
-// the program; its exit signal is 0, so that no wait of the application's ever sees it.
+// orphaned. This process gets a signal at the parent's death, looks for everything that carries the program's marks, and
+// kills it. It is a fork that gives up what it has inherited, descriptors, session, directory and all memory but code and
+// the stack it runs on: nothing of the program is kept alive by it, and whoever takes over the program has no hold on it,
+// even if the program has given up rights since. Its exit signal is 0, so that only a wait with __WALL sees it.
 //
-// It runs with the thread-local storage of the thread that started it, which goes on meanwhile. So it makes system
-// calls only, and this file is compiled without sanitizers and stack protectors.
+// It makes system calls only, since the thread-local storage is not its own any more; this file is compiled without
+// sanitizers and stack protectors.
 //
-// It is kept from the first call of a limited callable until that is gone, since starting and ending it costs a fifth of
-// a short call. A program that replaces itself by exec leaves it behind with the old image's memory; it looks for that
-// now and then.
+// It is kept from the first call of a limited callable until that is gone: starting and ending it would cost a third of
+// a short call.
 
-#include <linux/sched.h>
+#include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 
-#include <atomic>
+#include <cstdint>
 #include <mutex>
 
 #include "../../fork_safe_mutex.hpp"
@@ -32,116 +31,138 @@ namespace pynisher::platform {
 namespace {
 
 constexpr int end_signal = SIGTERM;
-constexpr std::size_t stack_size = 32 << 10;
 
 struct watch_state {
   int users = 0;
   pid_t owner = 0;  ///< the process whose watch this is: a forked copy of the program has none
   pid_t task = 0;   ///< until it is reaped
-  void* stack = nullptr;
   call_mark marks;
-  std::atomic<std::uint32_t> watching{0};
 };
 
-constinit watch_state only_state;
+constinit watch_state state;
 
-watch_state& state() { return only_state; }
-
-/// True if the process runs this program no more, but one that it has become by exec.
-bool has_become_another_program(pid_t process) {
-  constexpr int same_memory = 1;
-  return raw::call(SYS_kcmp, process, raw::call(SYS_getpid), same_memory, 0, 0) > 0;
+std::uintptr_t parse_hex(const char*& at, const char* end) {
+  std::uintptr_t value = 0;
+  for (; at != end; ++at) {
+    const int digit = *at >= '0' && *at <= '9' ? *at - '0' : *at >= 'a' && *at <= 'f' ? *at - 'a' + 10 : -1;
+    if (digit < 0) break;
+    value = value * 16 + static_cast<std::uintptr_t>(digit);
+  }
+  return value;
 }
 
-[[noreturn]] void watch() {
-  auto* shared = &state();
-  raw::call(SYS_prctl, PR_SET_PDEATHSIG, end_signal);
-  shared->watching.store(1);
-  wake_waiters(shared->watching);
-  raw::call(SYS_prctl, PR_SET_NAME, "pynisher-watch");
-  const std::uint64_t set = std::uint64_t{1} << (end_signal - 1);
-  constexpr timespec now_and_then{30, 0};
-  while (raw::call(SYS_getppid) == shared->owner) {
-    // The signal also comes when only the thread ends that started this.
-    const long woken = raw::call(SYS_rt_sigtimedwait, &set, nullptr, &now_and_then, sizeof set);
-    if (woken == -EAGAIN && has_become_another_program(shared->owner)) raw::call(SYS_exit_group, 0);
+/// One line of /proc/self/maps: "begin-end perms offset device inode path".
+struct mapping {
+  std::uintptr_t begin, end;
+  bool is_private_file;
+};
+
+mapping parse_mapping(const char* at, const char* end) {
+  mapping found{};
+  found.begin = parse_hex(at, end);
+  if (at != end) ++at;
+  found.end = parse_hex(at, end);
+  if (at != end) ++at;
+  const bool is_private = end - at > 3 && at[3] == 'p';
+  for (int spaces = 0; at != end && spaces < 3; ++at) {
+    if (*at == ' ') ++spaces;
   }
-  kill_marked(shared->marks);
+  found.is_private_file = is_private && at != end && *at != '0';
+  return found;
+}
+
+struct range {
+  std::uintptr_t begin, end;
+};
+
+/// Unmaps [begin, end) but for what is in `kept`, which is in order.
+void unmap_but(std::uintptr_t begin, std::uintptr_t end, const range (&kept)[2]) {
+  for (const range& keep : kept) {
+    if (keep.end <= begin || keep.begin >= end) continue;
+    if (keep.begin > begin) raw::call(SYS_munmap, begin, keep.begin - begin);
+    begin = keep.end;
+    if (begin >= end) return;
+  }
+  raw::call(SYS_munmap, begin, end - begin);
+}
+
+/// Gives up all memory but code, the stack around `here`, and the thread's descriptor `self`, in which the kernel writes
+/// (restartable sequences).
+void forget_memory(const char* here, std::uintptr_t self) {
+  const long file = raw::call(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
+  if (file < 0) return;
+  constexpr std::uintptr_t page = 4096, room = 64 << 10;
+  const std::uintptr_t stack_page = reinterpret_cast<std::uintptr_t>(here) & ~(page - 1);
+  const std::uintptr_t self_page = self & ~(page - 1);
+  range kept[2] = {{stack_page - room, stack_page + 4 * page}, {self_page - page, self_page + 2 * page}};
+  if (kept[0].begin > kept[1].begin) {
+    const range first = kept[1];
+    kept[1] = kept[0];
+    kept[0] = first;
+  }
+  char text[2048];
+  long filled = 0;
+  for (;;) {
+    const long got = raw::call(SYS_read, file, text + filled, static_cast<long>(sizeof text) - filled);
+    if (got <= 0) break;
+    filled += got;
+    long line = 0;
+    for (long at = 0; at < filled; ++at) {
+      if (text[at] != '\n') continue;
+      const mapping found = parse_mapping(text + line, text + at);
+      line = at + 1;
+      if (found.is_private_file || found.end <= found.begin) continue;
+      // The kernel's own pages at the top cannot be unmapped, and need not be.
+      unmap_but(found.begin, found.end, kept);
+    }
+    // The beginning of the next line; a longer one is skipped over.
+    for (long at = line; at < filled; ++at) text[at - line] = text[at];
+    filled = line == 0 ? 0 : filled - line;
+  }
+  raw::call(SYS_close, file);
+}
+
+[[noreturn]] void watch(pid_t owner, call_mark marks, std::uintptr_t self) {
+  raw::call(SYS_prctl, PR_SET_PDEATHSIG, end_signal);
+  raw::call(SYS_prctl, PR_SET_NAME, "pynisher-watch");
+  // Not with the program's group, nor with its terminal.
+  raw::call(SYS_setsid);
+  raw::call(SYS_chdir, "/");
+  raw::call(SYS_close_range, 0u, ~0u, 0u);
+  const char here = 0;
+  forget_memory(&here, self);
+  const std::uint64_t set = std::uint64_t{1} << (end_signal - 1);
+  while (raw::call(SYS_getppid) == owner) {
+    // The signal also comes when only the thread ends that started this.
+    raw::call(SYS_rt_sigtimedwait, &set, nullptr, nullptr, sizeof set);
+  }
+  kill_marked(marks);
   raw::call(SYS_exit_group, 0);
   __builtin_unreachable();
 }
 
-/// clone with a stack of its own; the child never returns from `watch`.
-long start_task(void* stack) {
-  clone_args arguments{};
-  arguments.flags = CLONE_VM | CLONE_FS | CLONE_FILES;
-  arguments.exit_signal = 0;
-  arguments.stack = reinterpret_cast<std::uint64_t>(stack);
-  arguments.stack_size = stack_size;
-#if defined(__x86_64__)
-  long result = SYS_clone3;
-  asm volatile(
-      "syscall\n\t"
-      "test %%rax, %%rax\n\t"
-      "jnz 1f\n\t"
-      "xor %%ebp, %%ebp\n\t"
-      "call *%[entry]\n\t"
-      "ud2\n"
-      "1:"
-      : "+a"(result)
-      : "D"(&arguments), "S"(sizeof arguments), [entry] "r"(&watch)
-      : "rcx", "r11", "memory");
-  return result;
-#elif defined(__aarch64__)
-  register long x8 asm("x8") = SYS_clone3;
-  register long x0 asm("x0") = reinterpret_cast<long>(&arguments);
-  register long x1 asm("x1") = sizeof arguments;
-  asm volatile(
-      "svc #0\n\t"
-      "cbnz x0, 1f\n\t"
-      "mov x29, xzr\n\t"
-      "mov x30, xzr\n\t"
-      "blr %[entry]\n\t"
-      "brk #1\n"
-      "1:"
-      : "+r"(x0)
-      : "r"(x8), "r"(x1), [entry] "r"(&watch)
-      : "memory");
-  return x0;
-#else
-  return -ENOSYS;
-#endif
-}
-
 // From here on: under the mutex.
 
-void start_watch(watch_state& shared) {
-  if (shared.stack == nullptr) {
-    void* fresh = ::mmap(nullptr, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
-    if (fresh == MAP_FAILED) return;
-    shared.stack = fresh;
-  }
-  shared.watching.store(0);
+void start_watch() {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  const long task = start_task(shared.stack);
+  const pid_t owner = state.owner;
+  const auto self = reinterpret_cast<std::uintptr_t>(pthread_self());
+  const call_mark marks = state.marks;
+  const long task = raw::call(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
+  if (task == 0) watch(owner, marks, self);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (task < 0) return;
-  shared.task = static_cast<pid_t>(task);
-  // Not for ever: somebody may kill it.
-  for (int i = 0; i < 100 && shared.watching.load() == 0; ++i) {
-    wait_for_change(shared.watching, 0, std::chrono::milliseconds(1));
-  }
+  if (task > 0) state.task = static_cast<pid_t>(task);
 }
 
 /// Reaps it if it has ended, or waits for that.
-void reap_watch(watch_state& shared, int options) {
-  if (shared.task == 0) return;
+void reap_watch(int options) {
+  if (state.task == 0) return;
   long reaped = 0;
-  do reaped = raw::call(SYS_wait4, shared.task, nullptr, options | __WALL, nullptr);
+  do reaped = raw::call(SYS_wait4, state.task, nullptr, options | __WALL, nullptr);
   while (reaped == -EINTR);
-  if (reaped != 0) shared.task = 0;
+  if (reaped != 0) state.task = 0;
 }
 
 }  // namespace
@@ -149,32 +170,27 @@ void reap_watch(watch_state& shared, int options) {
 void parent_death_watch::start() noexcept {
   // Within a limited call, the outer call's watch finds these marks as well.
   if (own_mark() != 0) return;
-  watch_state& shared = state();
   const call_mark marks = program_marks();
   const pid_t self = process_number();
   const std::lock_guard lock(detail::library_mutex);
-  if (shared.owner != self) {
+  if (state.owner != self) {
     // A forked copy of the program has the state of the original's watch, but no watch.
-    shared.owner = self;
-    shared.users = 0;
-    shared.task = 0;
-    shared.marks = marks;
+    state = {.owner = self, .marks = marks};
   }
   if (holder_ != self) {
     holder_ = self;
-    ++shared.users;
+    ++state.users;
   }
-  reap_watch(shared, WNOHANG);
-  if (shared.task == 0) start_watch(shared);
+  reap_watch(WNOHANG);
+  if (state.task == 0) start_watch();
 }
 
 parent_death_watch::~parent_death_watch() {
   if (holder_ == 0 || holder_ != process_number()) return;
-  watch_state& shared = state();
   const std::lock_guard lock(detail::library_mutex);
-  if (--shared.users > 0 || shared.task == 0) return;
-  raw::call(SYS_kill, shared.task, SIGKILL);
-  reap_watch(shared, 0);
+  if (--state.users > 0 || state.task == 0) return;
+  // Refused, where the program has given up rights since; then it stays until the program ends.
+  if (raw::call(SYS_kill, state.task, SIGKILL) == 0) reap_watch(0);
 }
 
 }  // namespace pynisher::platform

@@ -106,8 +106,10 @@ std::string why_not(feature what) {
   return "no such feature";
 }
 
-mapped_memory mapped() {
-  const unique_fd file(::open("/proc/self/statm", O_RDONLY | O_CLOEXEC));
+mapped_memory mapped(pid_t process) {
+  char path[32] = "/proc/self/statm";
+  if (process != 0) std::snprintf(path, sizeof path, "/proc/%d/statm", static_cast<int>(process));
+  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
   char text[128];
   const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
   if (got <= 0) return {};

@@ -128,7 +128,8 @@ unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
 }
 
 unique_fd::~unique_fd() {
-  if (fd_ >= 0) ::close(fd_);
+  // Not by the C library, whose calls pthread_cancel may end.
+  if (fd_ >= 0) raw::call(SYS_close, fd_);
 }
 
 namespace {
@@ -139,7 +140,14 @@ constexpr std::size_t most_listed = 8192;
 std::atomic<int> listed[most_listed];  // plus one: zero is an empty place
 std::atomic<std::size_t> places_used{0};
 
+/// The process whose list it is: a forked copy of the program begins an empty one.
+std::atomic<pid_t> list_owner{0};
+
 void list_descriptor(int fd) noexcept {
+  if (const pid_t self = process_number(); list_owner.load(std::memory_order_relaxed) != self) {
+    for (std::size_t place = 0; place < places_used.load(); ++place) listed[place].store(0);
+    list_owner.store(self);
+  }
   for (std::size_t place = 0; place < most_listed; ++place) {
     int empty = 0;
     if (listed[place].load(std::memory_order_relaxed) != 0 || !listed[place].compare_exchange_strong(empty, fd + 1)) {
@@ -175,9 +183,9 @@ void close_descriptors_of_calls(int own_doorbell) noexcept {
   const std::size_t used = places_used.load();
   for (std::size_t place = 0; place < used; ++place) {
     const int fd = listed[place].load() - 1;
-    if (fd < 0 || fd == own_doorbell) continue;
+    if (fd < 0) continue;
     listed[place].store(0);
-    raw::call(SYS_close, fd);
+    if (fd != own_doorbell) raw::call(SYS_close, fd);
   }
 }
 
@@ -271,10 +279,10 @@ bool somebody_else_may_reap() noexcept {
   // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
   bool fine = result.child.pidfd_ || errno == ESRCH;
   if (fine && plan.measures_growth) {
-    // Here and not before the fork, since the child has enough to do meanwhile.
-    plan.at_start = mapped();
+    // The child waits for this. It was not asked before the fork, since other threads take and give back memory.
+    plan.at_start = mapped(pid);
     plan.region->held.store(plan.at_start.private_writable);
-    fine = plan.at_start.private_writable != 0;
+    fine = plan.at_start.private_writable != 0 || !result.child.pidfd_ || result.child.has_ended();
   }
   if (!fine) {
     result.where = fork_result::side::failed;
@@ -366,17 +374,19 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   const bool ended_by_itself = has_ended();
   if (!ended_by_itself) send(SIGKILL);
 
-  int status = 0;
+  siginfo_t ended{};
   rusage used{};
-  pid_t reaped = -1;
+  long failed = -ECHILD;
   if (pidfd_) {
-    do reaped = ::wait4(pid_, &status, __WALL, &used);
-    while (reaped < 0 && errno == EINTR);
+    // By descriptor: should somebody else have reaped it, the number may be another's by now.
+    do failed = raw::call(SYS_waitid, P_PIDFD, pidfd_.get(), &ended, WEXITED | __WALL, &used);
+    while (failed == -EINTR);
   }
 
   exit_status result;
-  if (reaped == pid_) {
-    result = from_wait_status(status);
+  if (failed == 0) {
+    result.how = ended.si_code == CLD_EXITED ? exit_status::kind::exited : exit_status::kind::signalled;
+    result.value = ended.si_status;
     result.usage_known = true;
     result.usage.user_time = from_timeval(used.ru_utime);
     result.usage.system_time = from_timeval(used.ru_stime);
@@ -384,8 +394,8 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
   } else if (pidfd_) {
     // SIGCHLD is ignored, or a handler of the application's was faster. The descriptor still tells the end.
-    pollfd ended{pidfd_.get(), POLLIN, 0};
-    while (::poll(&ended, 1, -1) < 0 && errno == EINTR) {
+    pollfd end{pidfd_.get(), POLLIN, 0};
+    while (raw::call(SYS_poll, &end, 1, -1) == -EINTR) {
     }
     result = status_kept_by(pidfd_.get());
     // What the child noted itself it noted at an orderly end only.

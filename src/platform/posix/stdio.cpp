@@ -54,8 +54,9 @@ bool has_read_ahead(FILE* stream) {
 }
 
 /// Lets one look at a stream's buffer, which is cheaper than flushing it.
-struct buffer_view : std::streambuf {
-  static bool has_output(std::streambuf* buffer) {
+template <class Char>
+struct buffer_view : std::basic_streambuf<Char> {
+  static bool has_output(std::basic_streambuf<Char>* buffer) {
     return buffer != nullptr && (buffer->*&buffer_view::pptr)() != (buffer->*&buffer_view::pbase)();
   }
 };
@@ -64,7 +65,10 @@ struct buffer_view : std::streambuf {
 
 void flush_iostreams() {
   for (std::ostream* stream : {&std::cout, &std::clog}) {
-    if (buffer_view::has_output(stream->rdbuf())) stream->flush();
+    if (buffer_view<char>::has_output(stream->rdbuf())) stream->flush();
+  }
+  for (std::wostream* stream : {&std::wcout, &std::wclog}) {
+    if (buffer_view<wchar_t>::has_output(stream->rdbuf())) stream->flush();
   }
 }
 
@@ -100,6 +104,14 @@ void forget_stdio() noexcept {
   // Only where there is something: writing to a stream's state costs a copied page.
   if (has_output(stdout)) ::__fpurge(stdout);
   if (has_output(stderr)) ::__fpurge(stderr);
+#if __has_include(<sys/single_threaded.h>)
+  if (__libc_single_threaded == 0 && can_walk_streams()) {
+    any_stream([](FILE* stream) {
+      if (has_output(stream)) ::__fpurge(stream);
+      return false;
+    });
+  }
+#endif
   if (has_read_ahead(stdin)) ::__fpurge(stdin);
 }
 

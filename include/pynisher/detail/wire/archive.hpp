@@ -91,8 +91,8 @@ class output_archive : public cereal::OutputArchive<output_archive> {
   void write_through(const std::byte* data, std::size_t size) {
     while (size > 0) {
       if (at_ == end_) {
-        before_ = position();
         const auto fresh = sink_->next(at_);
+        before_ = position();
         window_begin_ = at_ = fresh.begin;
         end_ = fresh.end;
       }
