@@ -309,7 +309,9 @@ call_in_flight& call_in_flight::operator=(call_in_flight&& other) noexcept {
 }
 
 bool call_in_flight::wait(std::optional<std::chrono::steady_clock::time_point> until) const { return flight_->wait(until); }
-void call_in_flight::cancel() const { flight_->cancel(); }
+void call_in_flight::cancel() const {
+  if (flight_) flight_->cancel();
+}
 std::int64_t call_in_flight::pid() const { return flight_->pid(); }
 void call_in_flight::when_done(std::function<void()> tell) const { flight_->when_done(std::move(tell)); }
 raw_outcome call_in_flight::conclude() {

@@ -50,8 +50,10 @@ struct async_operation {
 
   void finish() {
     outcome<R> ended = started.get_outcome();
-    // Asio's handlers may destroy the operation.
     Handler last = std::move(handler);
+    // Before the handler, which may be the last to need the executor.
+    static_cast<void>(call<R>(std::move(started)));
+    work.reset();
     if constexpr (std::is_void_v<R>) {
       std::move(last)(ended.error());
     } else if (ended) {

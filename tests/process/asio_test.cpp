@@ -120,10 +120,15 @@ TEST_P(AsyncCall, IsCancelledThroughItsSlot) {
   const auto endless = limit(support::sleep_forever, with({}));
   asio::cancellation_signal signal;
   std::exception_ptr seen;
+  int ran = 0;
   async_call(loop_.get_executor(), endless,
-             asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error) { seen = error; }));
+             asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error) {
+               ++ran;
+               seen = error;
+             }));
   signal.emit(asio::cancellation_type::terminal);
   loop_.run();
+  EXPECT_EQ(ran, 1);
   ASSERT_TRUE(seen);
   EXPECT_THROW(std::rethrow_exception(seen), pynisher::CancelledException);
 }
