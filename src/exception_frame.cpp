@@ -18,6 +18,9 @@ namespace pynisher::detail {
 
 namespace {
 
+/// A `what()` may give nothing.
+const char* text_of(const char* what) { return what == nullptr ? "" : what; }
+
 /// A chain of causes longer than this is cut.
 constexpr int max_causes = 32;
 
@@ -101,13 +104,13 @@ description describe(const std::exception_ptr& thrown) {
   try {
     std::rethrow_exception(thrown);
   } catch (const std::exception& e) {
-    about.message = e.what();
+    about.message = text_of(e.what());
     if (const auto* remote = dynamic_cast<const ExecutionFailed*>(&e)) {
       about.type_name = remote->excinfo().type_name;
       about.pid = remote->excinfo().pid;
     }
   } catch (const ExecutionFailed& e) {
-    about.message = e.what();
+    about.message = text_of(e.what());
     about.type_name = e.excinfo().type_name;
     about.pid = e.excinfo().pid;
   } catch (const std::string& text) {

@@ -1,5 +1,6 @@
 // No process that a call started outlives it, and no other process is touched.
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -302,6 +303,32 @@ TEST_P(TreeOf, OnlyTheLimitedChildItselfIsEndedWhereTheRestIsToLive) {
   EXPECT_THAT(limited.pids(), Not(IsEmpty()));
   EXPECT_THAT(limited.survivors(), IsEmpty());
   EXPECT_THAT(descendants.survivors(), Not(IsEmpty()));
+}
+
+TEST_P(TreeOf, NothingSurvivesWhereTheParentHasNoDescriptorLeft) {
+  SKIP_UNLESS_SUPPORTED("kill_tree");
+  support::process_log log;
+  const auto end = support::run_in_helper([path = log.path()] {
+    std::thread greedy([&path] {
+      support::await_logged(path, 1);
+      while (::open("/dev/null", O_RDONLY) >= 0) {
+      }
+      HELPER_CHECK(errno == EMFILE);
+    });
+    const auto ended = limit(
+                           [path] {
+                             support::start_descendant(support::descendant::double_forked_in_own_session, path);
+                             support::sleep_forever();
+                           },
+                           with({.wall_time = 2s}))
+                           .try_call();
+    greedy.join();
+    HELPER_CHECK(ended.verdict() == pynisher::verdict::wall_timeout);
+    return 0;
+  });
+  EXPECT_EQ(end.code, 0) << end;
+  EXPECT_EQ(log.pids().size(), 1u);
+  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
 }
 
 }  // namespace

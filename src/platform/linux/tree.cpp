@@ -144,11 +144,11 @@ struct linux_dirent64 {
   char name[1];
 };
 
-/// Calls `visit(number)` for every entry of a /proc directory that is a number. False: it cannot be read.
+/// Calls `visit(number)` for every entry of a /proc directory that is a number. Negative: why it cannot be read.
 template <class Visit>
-bool for_each_number(const char* directory, Visit visit) noexcept {
+long for_each_number(const char* directory, Visit visit) noexcept {
   const long fd = open_for_reading(directory, O_DIRECTORY);
-  if (fd < 0) return false;
+  if (fd < 0) return fd;
   alignas(linux_dirent64) char buffer[4096];
   for (;;) {
     const long got = raw::call(SYS_getdents64, fd, buffer, sizeof buffer);
@@ -163,13 +163,18 @@ bool for_each_number(const char* directory, Visit visit) noexcept {
     }
   }
   raw::call(SYS_close, fd);
-  return true;
+  return 0;
 }
 
 /// True if no thread of it runs any more. A process whose first thread has ended shows as a zombie as well, while its
 /// other threads go on.
-bool is_dead(pid_t pid) noexcept {
+/// `blind`: set where there is no descriptor to look by; it counts as alive then.
+bool is_dead(pid_t pid, bool& blind) noexcept {
   const long fd = open_for_reading(proc_path().add("/proc/").add(pid).add("/stat").c_str());
+  if (fd == -EMFILE || fd == -ENFILE) {
+    blind = true;
+    return false;
+  }
   if (fd < 0) return true;
   char text[512];
   const long got = raw::call(SYS_read, fd, text, sizeof text - 1);
@@ -239,9 +244,10 @@ void for_each_child(pid_t pid, Visit visit) noexcept {
 int kill_below(pid_t pid, int depth) noexcept {
   int alive = 0;
   for_each_child(pid, [&](pid_t child) {
-    if (is_dead(child)) return;
+    bool blind = false;
+    if (is_dead(child, blind)) return;
     // One that may not be killed (a set-user-ID program) is nobody to wait for.
-    if (raw::call(SYS_kill, child, SIGKILL) == 0) ++alive;
+    if (raw::call(SYS_kill, child, SIGKILL) == 0 && !blind) ++alive;
     if (depth > 0) alive += kill_below(child, depth - 1);
   });
   return alive;
@@ -295,6 +301,23 @@ bool has_marked_child(const call_mark& mark) noexcept {
   return found;
 }
 
+namespace {
+
+/// For a program that has no descriptor left: in a process that has.
+void kill_marked_elsewhere(const call_mark& mark) noexcept {
+  const long pid = raw::call(SYS_clone, 0, nullptr, nullptr, nullptr, nullptr);
+  if (pid == 0) {
+    if (raw::call(SYS_close_range, 3u, ~0u, 0u) == 0) kill_marked(mark);
+    raw::call(SYS_exit_group, 0);
+  }
+  if (pid > 0) {
+    while (raw::call(SYS_wait4, pid, nullptr, __WALL, nullptr) == -EINTR) {
+    }
+  }
+}
+
+}  // namespace
+
 void kill_marked(const call_mark& mark) noexcept {
   // A process can fork and exit while the directory is being read, so that neither it nor its child is met. A round is
   // an end if it met none alive and no process was made meanwhile; where processes are always being made, many are.
@@ -302,13 +325,14 @@ void kill_marked(const call_mark& mark) noexcept {
   bool any = false;
   for (int quiet_rounds = 0; quiet_rounds < enough_quiet_rounds;) {
     const long last_before = last_pid();
-    bool found = false;
-    const bool readable = for_each_number("/proc", [&](pid_t pid) {
+    bool found = false, blind = false;
+    const long opened = for_each_number("/proc", [&](pid_t pid) {
       if (!carries(pid, mark)) return;
       any = true;
-      if (!is_dead(pid) && raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
+      if (!is_dead(pid, blind) && raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
     });
-    if (!readable) return;
+    if (blind || opened == -EMFILE || opened == -ENFILE) return kill_marked_elsewhere(mark);
+    if (opened < 0) return;
     quiet_rounds = found ? 0 : quiet_rounds + 1;
     if (!found && last_before != 0 && last_before == last_pid()) break;
     if (found) yield_for(50'000);
