@@ -84,12 +84,15 @@ exit_status status_kept_by(int pidfd) {
 /// Waits until a stop signal has taken effect or the process has ended; not for ever, since a process in an
 /// uninterruptible sleep stops when that is over.
 void await_standstill(pid_t pid, int pidfd) {
-  for (int attempt = 0; attempt < 50; ++attempt) {
+  // It mostly takes less than the shortest sleep does.
+  constexpr int looks = 200, all = looks + 50;
+  for (int attempt = 0; attempt < all; ++attempt) {
     siginfo_t seen{};
     const long result =
         raw::call(SYS_waitid, P_PIDFD, pidfd, &seen, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL, nullptr);
     if (result < 0 || seen.si_pid == pid) return;
-    const timespec pause{0, 20'000L << std::min(attempt / 5, 6)};
+    if (attempt < looks) continue;
+    const timespec pause{0, 20'000L << std::min((attempt - looks) / 5, 6)};
     raw::call(SYS_nanosleep, &pause, nullptr);
   }
 }
