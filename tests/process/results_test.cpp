@@ -225,6 +225,7 @@ TEST_P(Callables, AFailedCallLeavesTheObjectUsable) {
 }
 
 TEST_P(Callables, CopiesAreIndependentAndKeepTheirLimits) {
+  SKIP_UNLESS_SUPPORTED("memory");
   const auto first = limit([](int n) { return n + 1; }, with({.memory = 1_GiB, .wall_time = 30s}));
   const auto second = first;
   EXPECT_EQ(first(1), 2);

@@ -27,6 +27,12 @@
 #include "raw_syscall.hpp"
 #include "tree.hpp"
 
+#if defined(__has_feature)
+#define PYNISHER_HAS_FEATURE(x) __has_feature(x)
+#else
+#define PYNISHER_HAS_FEATURE(x) 0
+#endif
+
 #ifndef P_PIDFD
 #define P_PIDFD 3
 #endif
@@ -131,8 +137,14 @@ unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
 }
 
 unique_fd::~unique_fd() {
+  if (fd_ < 0) return;
+#if defined(__SANITIZE_THREAD__) || PYNISHER_HAS_FEATURE(thread_sanitizer)
+  // It keeps count of descriptors.
+  ::close(fd_);
+#else
   // Not by the C library, whose calls pthread_cancel may end.
-  if (fd_ >= 0) raw::call(SYS_close, fd_);
+  raw::call(SYS_close, fd_);
+#endif
 }
 
 namespace {
