@@ -79,7 +79,7 @@ class call_fd : public unique_fd {
   call_fd() = default;
   explicit call_fd(int fd);
   call_fd(call_fd&&) noexcept = default;
-  call_fd& operator=(call_fd&&) noexcept = default;
+  call_fd& operator=(call_fd&& other) noexcept;
   ~call_fd();
 };
 
@@ -236,10 +236,8 @@ void keep_from_children(void* data, std::size_t size) noexcept;
 
 // --- waiting in shared memory -----------------------------------------------------------------------------
 
-/// Waits until `word` is no longer `seen`, or for a moment.
-/// `at_most`: not longer than that; zero: as long as it takes.
-void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen,
-                     std::chrono::nanoseconds at_most = std::chrono::nanoseconds(0)) noexcept;
+/// In the child: waits until `word` is no longer `seen`, or for a moment.
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept;
 void wake_waiters(std::atomic<std::uint32_t>& word) noexcept;
 
 // --- stdio and signals ----------------------------------------------------------------------------------------

@@ -340,10 +340,9 @@ void leave(int code) noexcept {
   __builtin_unreachable();
 }
 
-void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen, std::chrono::nanoseconds at_most) noexcept {
+void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept {
   constexpr int futex_wait = 0;
-  const timespec timeout{0, static_cast<long>(at_most.count())};
-  raw::call(SYS_futex, &word, futex_wait, seen, at_most.count() > 0 ? &timeout : nullptr, nullptr, 0);
+  raw::call(SYS_futex, &word, futex_wait, seen, nullptr, nullptr, 0);
 }
 
 void wake_waiters(std::atomic<std::uint32_t>& word) noexcept {

@@ -190,6 +190,13 @@ call_fd::call_fd(int fd) : unique_fd(fd) {
   if (fd >= 0) list_descriptor(fd);
 }
 
+call_fd& call_fd::operator=(call_fd&& other) noexcept {
+  // What was here goes from the list as well.
+  const call_fd old(std::move(*this));
+  unique_fd::operator=(std::move(other));
+  return *this;
+}
+
 call_fd::~call_fd() {
   if (get() >= 0) unlist_descriptor(get());
 }
