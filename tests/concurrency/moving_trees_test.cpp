@@ -111,7 +111,7 @@ TEST_P(MovingTrees, AreGoneWhenTheCallIs) {
   const auto [what, how] = GetParam();
   constexpr int calls = 4;
   const support::shared<bomb> b;
-  const auto end = support::run_in_helper([&, what = what, how = how] {
+  const auto end = support::run_in_helper([&, what, how] {
     ::alarm(50);
     for (int i = 0; i < calls; ++i) {
       const long from = b->steps.load();

@@ -254,7 +254,7 @@ class Escapes : public ::testing::TestWithParam<std::tuple<escape, support::endi
 TEST_P(Escapes, OutOfTheTreeDoNotOutliveTheCall) {
   const auto [how, ends] = GetParam();
   support::process_log log;
-  EXPECT_THAT(on_a_victim([how = how, ends = ends, path = log.path()] {
+  EXPECT_THAT(on_a_victim([how, ends, path = log.path()] {
                 // The one that never ends is cancelled when the other has fled.
                 std::stop_source stop;
                 std::jthread canceller([&] {

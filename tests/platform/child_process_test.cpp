@@ -230,7 +230,7 @@ class EndOfAChild : public ::testing::TestWithParam<std::tuple<condition, bool>>
 TEST_P(EndOfAChild, IsSeenAndLeavesNoProcess) {
   const auto [state, whole_tree] = GetParam();
   const support::shared_flag ready;
-  started_child child([state = state, ready = ready.get()] {
+  started_child child([state, ready = ready.get()] {
     if (state == condition::blocking_everything) support::block_all_signals();
     if (state == condition::many_threads) {
       for (int i = 0; i < 8; ++i) std::thread(support::sleep_forever).detach();
