@@ -18,6 +18,8 @@ const char* to_string(start_stage stage) {
   switch (stage) {
     case start_stage::none:
       return "start";
+    case start_stage::reach_init:
+      return "reach pynisher::init in the program that was started again";
     case start_stage::die_with_parent:
       return "tie the child's life to its parent's";
     case start_stage::become_subreaper:

@@ -45,6 +45,10 @@ struct reply_region {
   std::atomic<std::uint64_t> end;
 
   std::atomic<std::uint32_t> go;  ///< set by the parent once it has the child's descriptor
+  std::atomic<std::uint32_t> ready;  ///< a child that was started afresh has its order, and asks for `go` if need be
+  std::atomic<std::uint64_t> order_size;  ///< bytes of the order, in the ring or in a file of its own
+  std::atomic<std::int64_t> started;      ///< the clock when the child was started
+  std::atomic<std::uint64_t> taken;  ///< bytes of private memory that the arguments take in a child of the forkserver
   std::atomic<std::uint64_t> held;  ///< bytes of private memory that the child began with; before `go`
 
   // Notes.
@@ -78,6 +82,7 @@ inline constexpr std::uint32_t allocation_refused = 2;
 /// Where a child's set-up can fail.
 enum class start_stage : std::uint32_t {
   none,
+  reach_init,
   die_with_parent,
   become_subreaper,
   mark,
@@ -91,15 +96,21 @@ enum class start_stage : std::uint32_t {
 };
 const char* to_string(start_stage stage);
 
+/// In a child that was started afresh; null: it cannot be mapped.
+reply_region* map_received_region(int file);
+
 /// The region's owner, in the parent. Zeroed memory at first. No region serves twice: whatever of a call's processes
 /// might have survived could forge the replies of another call.
 class reply_region_owner {
  public:
-  reply_region_owner();
+  /// `sent`: for a child that does not inherit it, by a descriptor.
+  explicit reply_region_owner(bool sent);
   ~reply_region_owner();
   reply_region_owner(const reply_region_owner&) = delete;
   reply_region_owner& operator=(const reply_region_owner&) = delete;
   [[nodiscard]] reply_region& get() const { return *region_; }
+  /// Of the memory, where it is to be sent; else -1.
+  [[nodiscard]] int descriptor() const;
 
   /// Makes the region of the next call and unmaps that of the last one, while there is nothing else to do.
   static void prepare_next() noexcept;

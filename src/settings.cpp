@@ -100,6 +100,25 @@ settings settings::judge(options wanted) {
   return checked;
 }
 
+void settings::send(output_archive& out) const {
+  const auto count = [](const auto& time) { return time ? time->count() : 0; };
+  out(given_.name, given_.measure, given_.terminate_child_processes, memory_.value_or(0), count(cpu_time_),
+      count(wall_time_), method_);
+}
+
+settings settings::received(input_archive& in) {
+  settings sent{options()};
+  std::uint64_t memory = 0;
+  std::int64_t cpu_time = 0, wall_time = 0;
+  in(sent.given_.name, sent.given_.measure, sent.given_.terminate_child_processes, memory, cpu_time, wall_time,
+     sent.method_);
+  // No limit is zero.
+  if (memory != 0) sent.memory_ = memory;
+  if (cpu_time != 0) sent.cpu_time_ = std::chrono::nanoseconds(cpu_time);
+  if (wall_time != 0) sent.wall_time_ = std::chrono::nanoseconds(wall_time);
+  return sent;
+}
+
 std::shared_ptr<const settings> validate(options wanted) {
   return std::make_shared<const settings>(settings::judge(std::move(wanted)));
 }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <utility>
 
+#include <pynisher/detail/wire/archive.hpp>
 #include <pynisher/options.hpp>
 
 #include "parent_death_watch.hpp"
@@ -23,8 +24,11 @@ class settings {
   /// Kept for as long as there are calls to be made with these.
   [[nodiscard]] platform::parent_death_watch& death_watch() const { return death_watch_; }
 
-  /// The only way to get one. Throws what `validate` documents.
+  /// The only way to get one that was not judged already. Throws what `validate` documents.
   static settings judge(options wanted);
+  /// To a child that is started afresh, and there: what a child needs to know of them.
+  void send(output_archive& out) const;
+  static settings received(input_archive& in);
 
  private:
   explicit settings(options wanted) : given_(std::move(wanted)) {}

@@ -13,19 +13,47 @@
 
 namespace pynisher::detail {
 
+namespace {
+
+/// What Boost.Interprocess asks of something that can be mapped.
+struct memory_file {
+  int descriptor;
+  [[nodiscard]] boost::interprocess::mapping_handle_t get_mapping_handle() const { return {descriptor, false}; }
+  [[nodiscard]] boost::interprocess::mode_t get_mode() const { return boost::interprocess::read_write; }
+};
+
+boost::interprocess::mapped_region mapped(int file) {
+  return {memory_file{file}, boost::interprocess::read_write, 0, reply_region::size};
+}
+
+}  // namespace
+
+reply_region* map_received_region(int file) {
+  try {
+    // For as long as the process.
+    static auto* const memory = new boost::interprocess::mapped_region(mapped(file));
+    return static_cast<reply_region*>(memory->get_address());
+  } catch (const boost::interprocess::interprocess_exception&) {
+    return nullptr;
+  }
+}
+
 struct reply_region_owner::mapping {
   boost::interprocess::mapped_region memory;
+  platform::call_fd file;
   pid_t made_by = 0;
 
   [[nodiscard]] reply_region* region() const { return static_cast<reply_region*>(memory.get_address()); }
 
-  static std::unique_ptr<mapping> make() {
+  static std::unique_ptr<mapping> make(bool sent) {
     try {
       auto fresh = std::make_unique<mapping>();
+      if (sent) fresh->file = platform::make_memory_file(reply_region::size);
+      if (sent && !fresh->file) throw std::bad_alloc();
       // No fork may take it along before it is kept from children.
       const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.
-      fresh->memory = boost::interprocess::anonymous_shared_memory(reply_region::size);
+      fresh->memory = sent ? mapped(fresh->file.get()) : boost::interprocess::anonymous_shared_memory(reply_region::size);
       fresh->made_by = platform::process_number();
       platform::keep_from_children(fresh->region(), reply_region::size);
       return fresh;
@@ -65,10 +93,12 @@ struct reply_region_owner::between_calls {
   static inline keeper<mapping> last;
 };
 
-reply_region_owner::reply_region_owner() : mapping_(between_calls::next.take()) {
-  if (!mapping_) mapping_ = mapping::make();
+reply_region_owner::reply_region_owner(bool sent) : mapping_(sent ? nullptr : between_calls::next.take()) {
+  if (!mapping_) mapping_ = mapping::make(sent);
   region_ = mapping_->region();
 }
+
+int reply_region_owner::descriptor() const { return mapping_->file.get(); }
 
 reply_region_owner::~reply_region_owner() {
   // What holds much is not kept.
@@ -79,7 +109,7 @@ void reply_region_owner::prepare_next() noexcept {
   between_calls::last.take();
   if (!between_calls::next.is_empty()) return;
   try {
-    auto fresh = mapping::make();
+    auto fresh = mapping::make(false);
     // The first touch makes the page.
     fresh->region()->go.store(0);
     between_calls::next.put(fresh);

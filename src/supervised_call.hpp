@@ -7,6 +7,7 @@
 #include <csignal>
 #include <optional>
 #include <stop_token>
+#include <string>
 
 #include <pynisher/detail/execute.hpp>
 
@@ -25,6 +26,7 @@ struct call_record {
     int error = 0;
   };
   failure failed;
+  std::string unsendable;  ///< why the call could not be sent; empty: it could
   bool cancelled_before = false;
   evidence seen;
   reply_bytes bytes;
@@ -82,9 +84,14 @@ class supervised_call {
     void operator()() const noexcept { call->cancel(); }
   };
 
+  bool start_copy(child_task& task, const sigset_t* mask);
+  bool start_afresh(child_task& task, const sigset_t* mask);
+  /// The child runs, or could not be started.
+  bool took(platform::fork_result started, const char* stage);
   bool over(ended_for cause);
   bool cpu_used_up(platform::clock::time_point now);
   bool memory_used_up(platform::clock::time_point now);
+  [[nodiscard]] std::uint64_t taken_by_arguments() const;
   bool heard_of_interrupt();
   platform::exit_status end();
 
@@ -103,7 +110,11 @@ class supervised_call {
   reply_reader reader_;
   evidence seen_;
   call_record::failure failed_;
+  std::string unsendable_;
+  std::uint64_t order_size_ = 0;
   bool running_ = false;
+  bool has_been_ready_ = false;
+  bool has_let_go_ = false;
   std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_;
 };
 

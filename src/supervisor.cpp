@@ -8,6 +8,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -16,10 +17,13 @@
 #include <pynisher/exceptions.hpp>
 #include <pynisher/format.hpp>
 
+#include "call_order.hpp"
 #include "child_main.hpp"
 #include "exception_frame.hpp"
+#include "forkserver.hpp"
 #include "platform/contract.hpp"
 #include "platform/posix/interrupts.hpp"
+#include "program_start.hpp"
 #include "reply_region.hpp"
 #include "settings.hpp"
 #include "supervised_call.hpp"
@@ -43,6 +47,7 @@ bool watches_growth(const settings& limits) {
 
 void warn_of_threads(const settings& limits) {
   static std::atomic<bool> warned{false};
+  if (limits.method() != start_method::fork) return;
   if (!limits.given().warnings || warned.load(std::memory_order_relaxed)) return;
   if (platform::threads() <= 1 + own_threads.load() || warned.exchange(true)) return;
   warn("this program has more than one thread, and a fork copies only the one that calls: a lock that another "
@@ -65,7 +70,7 @@ std::optional<nanoseconds> tighter(std::optional<nanoseconds> a, std::optional<n
   return std::min(*a, *b);
 }
 
-usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall) {
+usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall, bool fresh) {
   usage used = status.usage;
   if (!status.usage_known) {
     // The child's word, within what is possible; more than that where the parent has seen more.
@@ -78,6 +83,11 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
     used.peak_memory = std::min(region.peak.load(), platform::physical_memory());
     used.page_faults = region.page_faults.load();
   }
+  // The kernel's count of a program that was started again begins with the peak of the one that started it.
+  if (fresh) {
+    const std::uint64_t own = std::max(region.peak.load(), status.peak_before_kill);
+    if (own != 0) used.peak_memory = std::min(used.peak_memory, own);
+  }
   // A forked child begins with its parent's peak. It has at least the page that it runs on.
   constexpr std::uint64_t page = 4096;
   const std::uint64_t first = region.first_peak.load();
@@ -86,12 +96,16 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
   return used;
 }
 
-void note_child_claims(evidence& seen, const reply_region& region) {
+void note_child_claims(evidence& seen, const reply_region& region, bool afresh) {
   // A set-up that fails exits before the function begins; a crash or a timeout is not explained away by claiming so.
   if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
       region.running.load() == 0) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
     seen.failed_errno = region.failed_errno.load();
+    if (afresh && region.ready.load() == 0 && seen.failed_stage == start_stage::none) {
+      seen.failed_stage = start_stage::reach_init;
+      seen.failed_errno = EPROTO;
+    }
   }
   const std::uint32_t flags = region.crash_flags.load();
   const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
@@ -183,6 +197,14 @@ raw_outcome failed_to_start(const call_name& name, const char* stage, int error)
   return out;
 }
 
+raw_outcome could_not_be_sent(const call_name& name, const std::string& why) {
+  raw_outcome out;
+  out.verdict = verdict::start_failed;
+  out.explanation = fmt::format("{} could not be started: {}", name.text(), why);
+  out.error = std::make_exception_ptr(SerializationException(out.explanation));
+  return out;
+}
+
 raw_outcome cancelled_before_start(const call_name& name) {
   raw_outcome out;
   out.verdict = verdict::cancelled;
@@ -217,6 +239,7 @@ std::uint64_t largest_reply(const settings& limits) {
 
 supervised_call::supervised_call(const settings& limits, const platform::doorbell* inner_bell)
     : limits_(limits),
+      region_(limits.method() != start_method::fork),
       inner_bell_(inner_bell != nullptr ? inner_bell : &own_inner_bell_.emplace()),
       interrupts_(*inner_bell_, limits.given().forceful_keyboard_interrupt),
       on_stop_(limits.given().stop, asks_to_cancel{this}),
@@ -250,19 +273,68 @@ void supervised_call::cancel() noexcept {
   plan_.doorbell = bell_.descriptor();
   plan_.measures_growth = watches_growth(limits_);
   plan_.waits_for_go = platform::somebody_else_may_reap();
-  plan_.signal_mask = mask;
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
-  plan_.started = clock::now();
+  return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask);
+}
 
+[[gnu::hot]] bool supervised_call::start_copy(child_task& task, const sigset_t* mask) {
+  plan_.signal_mask = mask;
+  plan_.started = clock::now();
   auto forked = platform::fork_child(plan_);
   if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), bell_.descriptor());
-  if (forked.where == platform::fork_result::side::failed) {
-    failed_ = {"fork", forked.error};
+  if (!took(std::move(forked), "fork")) return false;
+  reply_region_owner::prepare_next();
+  return true;
+}
+
+bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
+  const bool by_server = limits_.method() == start_method::forkserver;
+  plan_.parentage = by_server ? platform::parentage::adopted : platform::parentage::fresh;
+  sigset_t own_mask;
+  if (mask == nullptr) pthread_sigmask(SIG_SETMASK, nullptr, &own_mask);
+  order_sink sink(region_.get());
+  try {
+    output_archive out(sink, sink.first());
+    write_order(out, limits_, plan_, mask != nullptr ? *mask : own_mask);
+    write_call(out, task);
+    sink.finish(out);
+    order_size_ = out.position();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const std::exception& e) {
+    unsendable_ = e.what();
     return false;
   }
-  child_ = std::move(forked.child);
+  std::vector<int> descriptors{region_.descriptor(), bell_.descriptor()};
+  if (sink.file() >= 0) descriptors.push_back(sink.file());
+
+  const auto note_start = [this] {
+    plan_.started = clock::now();
+    region_.get().started.store(plan_.started.time_since_epoch().count());
+  };
+  program_started started;
+  if (by_server) {
+    started = fork_by_server(descriptors, !limits_.given().terminate_child_processes, note_start);
+  } else {
+    note_start();
+    started = start_program(program_role::call, descriptors, true);
+  }
+  if (started.failed != nullptr) {
+    failed_ = {started.failed, started.error};
+    return false;
+  }
+  return took(platform::watch_started_child(plan_, started.pid), "watch the child");
+}
+
+bool supervised_call::took(platform::fork_result started, const char* stage) {
+  if (started.where == platform::fork_result::side::failed) {
+    failed_ = {stage, started.error};
+    return false;
+  }
+  child_ = std::move(started.child);
   running_ = true;
+  has_let_go_ = plan_.parentage != platform::parentage::fresh || !plan_.measures_growth;
 
   seen_.memory_limit = limits_.memory();
   if (const auto left = platform::outer_memory_left(limits_.given().measure); left && seen_.memory_limit) {
@@ -273,7 +345,6 @@ void supervised_call::cancel() noexcept {
   if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (watches_growth(limits_)) memory_look_ = plan_.started + memory_interval(*limits_.memory());
-  reply_region_owner::prepare_next();
   return true;
 }
 
@@ -290,6 +361,7 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   if (woken == platform::child_process::woken_by::doorbell) {
     bell_.clear();
     if (own_inner_bell_) own_inner_bell_->clear();
+    if (!has_let_go_ && region_.get().ready.load() == 1) has_let_go_ = platform::let_go(child_, plan_);
     switch (reader_.take()) {
       case reply_reader::state::fine:
         break;
@@ -321,8 +393,20 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
   return false;
 }
 
+std::uint64_t supervised_call::taken_by_arguments() const {
+  // The child's word, within what bytes can become.
+  constexpr std::uint64_t at_least = std::uint64_t{1} << 20, times = 8;
+  return std::min(region_.get().taken.load(), at_least + times * order_size_);
+}
+
 bool supervised_call::memory_used_up(clock::time_point now) {
-  const std::uint64_t limit = *limits_.memory();
+  // Until a child that is started afresh has taken its arguments, what it takes is not the function's affair.
+  has_been_ready_ = has_been_ready_ || plan_.parentage == platform::parentage::copy || region_.get().ready.load() == 1;
+  if (!has_been_ready_ || !has_let_go_) {
+    memory_look_ = now + memory_interval(*limits_.memory());
+    return false;
+  }
+  const std::uint64_t limit = *limits_.memory() + taken_by_arguments();
   const auto grown = child_.memory_growth(plan_.at_start);
   memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
   if (!grown || *grown <= limit) return false;
@@ -349,6 +433,8 @@ call_record supervised_call::finish() {
   if (!running_) {
     if (failed_.stage != nullptr) {
       record.failed = failed_;
+    } else if (!unsendable_.empty()) {
+      record.unsendable = std::move(unsendable_);
     } else {
       record.cancelled_before = true;
     }
@@ -358,8 +444,8 @@ call_record supervised_call::finish() {
   const nanoseconds wall = clock::now() - plan_.started;
   seen_.how = status.how;
   seen_.status = status.value;
-  seen_.usage = usage_of(status, region_.get(), wall);
-  note_child_claims(seen_, region_.get());
+  seen_.usage = usage_of(status, region_.get(), wall, plan_.parentage == platform::parentage::fresh);
+  note_child_claims(seen_, region_.get(), limits_.method() != start_method::fork);
   auto reply = reader_.finish();
   seen_.reply_well_formed = reply.well_formed;
   seen_.reply = reply.kind;
@@ -371,6 +457,7 @@ call_record supervised_call::finish() {
 raw_outcome conclude(const settings& limits, call_record record, const call_name& name) {
   if (record.failed.stage != nullptr) return failed_to_start(name, record.failed.stage, record.failed.error);
   if (record.cancelled_before) return cancelled_before_start(name);
+  if (!record.unsendable.empty()) return could_not_be_sent(name, record.unsendable);
   return conclude_ended(limits, record.seen, std::move(record.bytes), name);
 }
 
@@ -390,7 +477,7 @@ raw_outcome run(const settings& limits, child_task& task) {
   }
   call_record record = call.finish();
   // What is said of the callable is dear, and asked for only where there is something to be said.
-  const bool returned = record.failed.stage == nullptr && !record.cancelled_before &&
+  const bool returned = record.failed.stage == nullptr && !record.cancelled_before && record.unsendable.empty() &&
                         judge(record.seen) == verdict::returned;
   return conclude(limits, std::move(record), returned ? call_name{} : task.name());
 }

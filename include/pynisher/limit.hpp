@@ -29,6 +29,7 @@
 #include <pynisher/detail/callable.hpp>
 #include <pynisher/detail/decode.hpp>
 #include <pynisher/detail/execute.hpp>
+#include <pynisher/detail/travel.hpp>
 #include <pynisher/detail/wire/types.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/options.hpp>
@@ -55,29 +56,6 @@ constexpr void check_result_type() {
                 "pynisher: the function's result type needs a default constructor: the value is rebuilt here "
                 "from what the child sent.");
 }
-
-/// One call: the callable, and references to its arguments, both in the caller's frame.
-template <class R, class F, class... A>
-class invocation final : public child_task {
- public:
-  invocation(F& fn, A&&... arguments) : fn_(fn), arguments_(std::forward<A>(arguments)...) {}
-
-  void run(output_archive& reply) override {
-    if constexpr (std::is_void_v<R>) {
-      std::apply(fn_, std::move(arguments_));
-      begin_reply();
-    } else {
-      const R& result = std::apply(fn_, std::move(arguments_));
-      begin_reply();
-      reply(result);
-    }
-  }
-  [[nodiscard]] call_name name() const override { return name_of_call(fn_, arguments_); }
-
- private:
-  F& fn_;
-  std::tuple<A&&...> arguments_;
-};
 
 template <class F, class... A>
 using result_of = std::remove_cvref_t<std::invoke_result_t<F&, A...>>;
@@ -273,7 +251,9 @@ auto make_limited(F&& fn, options&& wanted) {
   if constexpr (!std::is_same_v<Signature, generic_signature>) {
     check_result_type<std::remove_cvref_t<typename std::function<Signature>::result_type>>();
   }
-  return Limited<Callable, Signature>(std::move(callable), validate(std::move(wanted)));
+  auto checked = validate(std::move(wanted));
+  refuse_if_it_stays(*checked, why_it_stays<Callable, Signature>());
+  return Limited<Callable, Signature>(std::move(callable), std::move(checked));
 }
 
 }  // namespace detail

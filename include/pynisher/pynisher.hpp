@@ -5,6 +5,7 @@
 #include <pynisher/call.hpp>
 #include <pynisher/exception_registry.hpp>
 #include <pynisher/exceptions.hpp>
+#include <pynisher/forkserver.hpp>
 #include <pynisher/format.hpp>
 #include <pynisher/init.hpp>
 #include <pynisher/limit.hpp>

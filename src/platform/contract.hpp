@@ -57,6 +57,29 @@ std::uint64_t physical_memory();
 /// How many processors this process may have at once; at least one.
 unsigned processors();
 
+// --- the environment ------------------------------------------------------------------------------------------
+
+/// "NAME=value" of all variables, each with a zero at its end.
+std::string environment();
+/// Makes it this process's, in place of what it has.
+void take_environment(std::string variables);
+
+// --- code ---------------------------------------------------------------------------------------------------
+
+/// Where a function or a constant is, in words that another process of the same program understands.
+struct code_place {
+  std::string build;  ///< of the program or library; empty: the address is in none
+  std::string path;   ///< of the library; empty: the program itself
+  std::uint64_t offset = 0;
+};
+code_place place_of(const void* address);
+struct place_in_this_process {
+  const void* address = nullptr;  ///< null: there is none
+  std::string why_not;
+};
+/// `size` bytes are there, and are code where `executable`. Opens the library where it is not open yet.
+place_in_this_process find_place(const code_place& place, std::size_t size, bool executable);
+
 // --- a descriptor ---------------------------------------------------------------------------------------
 
 class unique_fd {
@@ -86,6 +109,10 @@ class call_fd : public unique_fd {
 /// In the child: closes the descriptors of all calls, but for its own doorbell.
 void close_descriptors_of_calls(int own_doorbell) noexcept;
 
+/// A file that has no name and takes no disk; of `size` bytes for good, or (0) growing as it is written.
+/// Invalid (false) with errno set when there is no descriptor or no memory left.
+call_fd make_memory_file(std::size_t size);
+
 /// A flag that one process or a signal handler raises and another waits for.
 /// `raise` is async-signal-safe; false: the descriptor is none any more.
 class doorbell {
@@ -112,12 +139,20 @@ struct exit_status {
   int value = 0;  ///< exit code or signal
   bool usage_known = false;
   pynisher::usage usage;
+  std::uint64_t peak_before_kill = 0;  ///< of the program that the child runs, where it had to be killed
 };
 
 /// The mark that a call's processes carry, so that those which left its tree are still known as its own.
 struct call_mark {
   std::uint64_t value = 0;  ///< 0: none
   std::uint64_t span = 0;   ///< marks from `value - span` (exclusive) to `value` are this call's or of calls in it
+};
+
+/// How a child came to be.
+enum class parentage : std::uint8_t {
+  copy,     ///< forked from the program by the thread that waits for it
+  fresh,    ///< the program started again by that thread
+  adopted,  ///< the forkserver's, made the program's own child
 };
 
 /// Everything that the child's set-up needs, filled in by the parent before the fork.
@@ -132,6 +167,7 @@ struct child_plan {
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
   int doorbell = -1;
   const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
+  platform::parentage parentage = parentage::copy;
 };
 
 /// A started child that is this process's to end and to reap. Move-only; must be reaped before it goes.
@@ -162,6 +198,7 @@ class child_process {
  private:
   friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
+  friend struct fork_result watch_started_child(child_plan& plan, pid_t pid);
   pid_t pid_ = -1;
   call_fd pidfd_;
 };
@@ -205,6 +242,19 @@ bool somebody_else_may_reap() noexcept;
 /// The plan's region is the only one that the child gets.
 fork_result fork_child(child_plan& plan);
 
+/// For a child that was started afresh: the same as `fork_child` does after the fork.
+fork_result watch_started_child(child_plan& plan, pid_t pid);
+/// Lets a child go on that has said that it is ready; measures it first, where growth is to be measured. False: it
+/// cannot be measured, and the child still waits.
+bool let_go(const child_process& child, child_plan& plan);
+
+/// In the child: it ends when the program ends, or the thread that started it. Does not come back if that has happened already.
+void tie_to_program(pid_t program, parentage how) noexcept;
+/// In a child that was started afresh: what it has not inherited.
+void note_outer_limits(bool within_memory_limit) noexcept;
+/// True within a limited call that has a memory limit, or is in such a call.
+bool is_within_memory_limit() noexcept;
+
 /// In the child: everything from the death with the parent to the limits. On failure the stage and error
 /// number are in the region and it does not return.
 void set_up_child(const child_plan& plan, pid_t parent) noexcept;
@@ -214,11 +264,16 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept;
 void end_tree_in_child() noexcept;
 /// In the child: has these called at `exit` and `quick_exit`, before all handlers that the parent has registered.
 void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept;
+/// Most bytes that a process ever had resident since it runs its program; 0 if that cannot be told. Async-signal-safe.
+std::uint64_t peak_of(pid_t process) noexcept;
 /// In the child: what it has used so far, for a parent from whom the kernel's own count is taken away.
 void note_usage(detail::reply_region& region) noexcept;
 /// This process and this thread, as the kernel numbers them. Async-signal-safe.
 pid_t process_number() noexcept;
 pid_t thread_number() noexcept;
+/// This thread's name as `ps` and `top` show it; and in a child that was started afresh: takes the caller's.
+std::string shown_name();
+void show_as_thread(const std::string& name) noexcept;
 /// In the child: leaves without running a handler or a destructor.
 [[noreturn]] void leave(int code) noexcept;
 

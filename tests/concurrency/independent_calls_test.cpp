@@ -49,6 +49,7 @@ std::vector<std::string> in_threads(int count, Body body) {
 }
 
 TEST_P(IndependentCalls, AShortOneReturnsWhileALongOneRuns) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_flag started, release;
   std::atomic<bool> long_one_returned{false};
   std::jthread long_one([&] {
@@ -72,6 +73,7 @@ TEST_P(IndependentCalls, AShortOneReturnsWhileALongOneRuns) {
 
 // A child that is started while another call runs must not keep that one's pipes open, or swallow its wake-ups.
 TEST_P(IndependentCalls, ALongOneKeepsNoDescriptorThatAShortOneWaitsFor) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_counter running;
   const support::shared_flag release;
   std::vector<std::jthread> long_ones;
@@ -198,6 +200,7 @@ std::set<std::string> without_a_number(const std::set<std::string>& open) {
 
 // A function that reads from, or writes to, whatever it finds would otherwise disturb its neighbours.
 TEST_P(IndependentCalls, SeeNoDescriptorsOfEachOther) {
+  ONLY_BY_FORK("its callable has captures");
   const auto count_open = limit([] { return what_is_open().size(); }, unlimited());
   const std::size_t alone = count_open();
   const support::shared_counter running;

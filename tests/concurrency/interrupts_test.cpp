@@ -163,6 +163,7 @@ TEST_P(Interrupts, EndAllCallsOfAllThreads) {
 }
 
 TEST_P(Interrupts, ThatAreIgnoredStayIgnored) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_flag release;
   support::process_log log;
   support::helper_process caller([&] {
@@ -259,6 +260,7 @@ TEST_P(Interrupts, ThatAreNotForcefulAndEndTheChildAreAKeyboardInterrupt) {
 // --- what the application does meanwhile -----------------------------------------------------------------------------
 
 TEST_P(Interrupts, HandlersSetDuringACallAreKept) {
+  ONLY_BY_FORK("its callable has captures");
   const auto end = support::run_in_helper([&] {
     ::signal(SIGINT, count_it);
     const support::shared_flag running, release;
@@ -294,6 +296,7 @@ TEST_P(Interrupts, BetweenCallsBelongToTheApplicationAlone) {
 
 // From anywhere in a call: before the child is there, while it ends, while its reply is read.
 TEST_P(Interrupts, AtAnyMomentNeitherHangNorGetLost) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_counter calls, interrupts;
   support::helper_process caller([&, calls = calls.get(), interrupts = interrupts.get()] {
     ::alarm(50);

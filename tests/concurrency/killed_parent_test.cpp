@@ -99,6 +99,7 @@ TEST_P(KilledParent, LeavesNothingOfCallsInSeveralThreads) {
 
 // The watch is a child of the thread that started it, which may be gone long before the program.
 TEST_P(KilledParent, LeavesNothingWhenTheThreadOfTheFirstCallIsGone) {
+  ONLY_BY_FORK("its callable has captures");
   support::process_log log;
   const support::shared_flag second_runs;
   const auto lived = kill_in_the_middle(

@@ -84,6 +84,7 @@ class Sigchld : public ::testing::TestWithParam<std::tuple<pynisher::start_metho
       ::alarm(50);
       set_up(std::get<1>(GetParam()));
       for (int i = 0; i < count; ++i) body(i);
+      pynisher::forkserver::stop();
       HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) == -1 && errno == ECHILD);
       return 0;
     });
@@ -121,10 +122,20 @@ TEST_P(Sigchld, ExceptionsArrive) {
   });
 }
 
-template <class F>
-int exit_code_of(F fn, const pynisher::options& limits) {
+void end_by_exit(int code) { std::exit(code); }
+void end_at_once(int code) { ::_exit(code); }
+void raise_signal(int signal) { ::raise(signal); }
+void await_end_of(pid_t process) {
+  support::await([process] { return support::is_gone(process); });
+}
+void start_descendant_and_end(support::ending how, const std::string& path) {
+  support::start_descendant(support::descendant::double_forked_in_own_session, path);
+  support::end_by(how);
+}
+
+int exit_code_of(void (*fn)(int), int code, const pynisher::options& limits) {
   try {
-    limit(fn, limits)();
+    limit(fn, limits)(code);
   } catch (const pynisher::ExitException& e) {
     return e.exit_code();
   } catch (const std::exception& e) {
@@ -134,12 +145,12 @@ int exit_code_of(F fn, const pynisher::options& limits) {
 }
 
 TEST_P(Sigchld, ExitCodesAreKnown) {
-  many_times(100, [](int i) { HELPER_CHECK(exit_code_of([i] { std::exit(i); }, with({})) == i); });
+  many_times(100, [](int i) { HELPER_CHECK(exit_code_of(end_by_exit, i, with({})) == i); });
 }
 
 // Over before the parent has come back from its fork, perhaps.
 TEST_P(Sigchld, ExitCodesOfTheQuickestAreKnown) {
-  many_times(300, [](int i) { HELPER_CHECK(exit_code_of([i] { ::_exit(i % 256); }, with({})) == i % 256); });
+  many_times(300, [](int i) { HELPER_CHECK(exit_code_of(end_at_once, i % 256, with({})) == i % 256); });
 }
 
 TEST_P(Sigchld, SignalsAreKnown) {
@@ -147,7 +158,7 @@ TEST_P(Sigchld, SignalsAreKnown) {
     const int signal = i % 2 == 0 ? SIGKILL : SIGSEGV;
     int got = 0;
     try {
-      limit([signal] { ::raise(signal); }, with({}))();
+      limit(raise_signal, with({}))(signal);
     } catch (const pynisher::SignalException& e) {
       got = e.signal();
     } catch (const std::exception& e) {
@@ -204,13 +215,8 @@ TEST_P(Sigchld, DescendantsAreGone) {
         support::await_logged(log.path(), static_cast<std::size_t>(i) + 1);
         stop.request_stop();
       });
-      const auto result = limit(
-                              [how, path = log.path()] {
-                                support::start_descendant(support::descendant::double_forked_in_own_session, path);
-                                support::end_by(how);
-                              },
-                              with({.warnings = false, .stop = stop.get_token()}))
-                              .try_call();
+      const auto result = limit(start_descendant_and_end, with({.warnings = false, .stop = stop.get_token()}))
+                              .try_call(how, log.path());
       HELPER_CHECK(!result.explain().empty());
     });
     EXPECT_EQ(log.pids().size(), 3u);
@@ -227,12 +233,8 @@ TEST_P(Sigchld, TheApplicationsOwnChildrenStayItsOwn) {
     ::sigaction(SIGCHLD, nullptr, &before);
     const pid_t own = ::fork();
     if (own == 0) ::_exit(5);
-    limit(
-        [own] {
-          // Not before it has ended, so that a wait for just any child would find it.
-          support::await([own] { return support::is_gone(own); });
-        },
-        with({}))();
+    // Not before it has ended, so that a wait for just any child would find it.
+    limit(await_end_of, with({}))(own);
     int status = 0;
     if (who == reaping::as_usual) {
       HELPER_CHECK(::waitpid(own, &status, 0) == own);

@@ -25,7 +25,7 @@ using namespace pynisher::detail;
 constexpr std::uint64_t largest = std::uint64_t{4} << 20;
 
 reply_region& fresh_region() {
-  static const reply_region_owner owner;
+  static const reply_region_owner owner(false);
   return *new (&owner.get()) reply_region{};
 }
 

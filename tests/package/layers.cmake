@@ -28,9 +28,11 @@ layer(facts
 # Values and exceptions as bytes; the seam between the templates and the library.
 layer(wire
   include/pynisher/detail/call_name.hpp
+  include/pynisher/detail/callable.hpp
   include/pynisher/detail/decode.hpp
   include/pynisher/detail/execute.hpp
   include/pynisher/detail/in_flight.hpp
+  include/pynisher/detail/travel.hpp
   include/pynisher/detail/wire/*
   include/pynisher/exception_registry.hpp
   src/exception_codecs.cpp
@@ -54,15 +56,20 @@ layer(decisions
   src/wrapping.*)
 # Both sides of a running call.
 layer(process
+  include/pynisher/forkserver.hpp
+  src/boost_process.cpp
+  src/call_order.*
   src/calls_in_flight.cpp
   src/child_main.*
+  src/forkserver.*
+  src/program_start.hpp
   src/supervised_call.hpp
-  src/supervisor.*)
+  src/supervisor.*
+  src/travel.cpp)
 # What a program writes.
 layer(front
   include/pynisher/asio.hpp
   include/pynisher/call.hpp
-  include/pynisher/detail/callable.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
   include/pynisher/pynisher.hpp
@@ -73,7 +80,7 @@ layer(front
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
 set(only_in_boost_process "^src/boost_process\\.cpp$")
-set(only_in_boost_asio "^include/pynisher/asio\\.hpp$")
+set(only_in_boost_asio "^(include/pynisher/asio\\.hpp|src/boost_process\\.cpp)$")
 set(system_headers "^(sys|linux|mach|asm)/|^(unistd|fcntl|poll|pthread|sched|signal|spawn|termios|windows|Windows|dlfcn)\\.h$")
 
 # --- the check ----------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ TEST(PlatformChild, KnowsWhatCpuTimeItsCallHasLeft) {
 
 // Another call's reply is not for it to write.
 TEST(PlatformChild, HasNoRegionButItsOwn) {
-  const pynisher::detail::reply_region_owner other;
+  const pynisher::detail::reply_region_owner other(false);
   started_child child([&other] {
     // A page that is not there is ENOMEM.
     unsigned char pages[pynisher::detail::reply_region::size / 4096];
@@ -94,7 +94,7 @@ TEST(PlatformChild, CannotBeStartedWhereNoProcessMayBe) {
     const rlimit none{1, 1};
     ::setrlimit(RLIMIT_NPROC, &none);
     if (::setuid(65534) != 0) return 0;
-    const pynisher::detail::reply_region_owner region;
+    const pynisher::detail::reply_region_owner region(false);
     platform::child_plan plan;
     plan.region = &region.get();
     const auto forked = platform::fork_child(plan);

@@ -68,7 +68,7 @@ class started_child {
 
  private:
   pynisher::detail::settings limits_;
-  pynisher::detail::reply_region_owner region_;
+  pynisher::detail::reply_region_owner region_{false};
   platform::doorbell bell_;
   platform::call_mark mark_;
   platform::child_process child_;

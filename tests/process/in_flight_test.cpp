@@ -53,6 +53,7 @@ TEST_P(InFlight, AValueComesWhenItIsAskedFor) {
 }
 
 TEST_P(InFlight, ComesBackWhileTheFunctionRuns) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_flag release;
   auto pending = limit(
                      [&release] {
@@ -104,6 +105,7 @@ TEST_P(InFlight, AResultIsTakenOnce) {
 }
 
 TEST_P(InFlight, ArgumentsAreNotNeededAfterTheStart) {
+  ONLY_BY_FORK("its callable has captures");
   std::optional<pynisher::call<std::string>> pending;
   {
     const std::string text(5000, 'x');
@@ -146,6 +148,7 @@ TEST_P(InFlight, AStopTokenEndsIt) {
 }
 
 TEST_P(InFlight, AHandleThatGoesTakesTheCallsTreeAlong) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("kill_tree");
   support::process_log log;
   pid_t child = 0;
@@ -174,6 +177,7 @@ TEST_P(InFlight, AssigningToAHandleEndsWhatItHeld) {
 
 // The child must not die with the thread that asked for it.
 TEST_P(InFlight, GoesOnWhenTheThreadThatStartedItEnds) {
+  ONLY_BY_FORK("its callable has captures");
   const support::shared_flag release;
   std::optional<pynisher::call<int>> pending;
   std::thread([&] {
@@ -213,6 +217,7 @@ TEST_P(InFlight, TheFunctionHasTheCallersSignalMask) {
 }
 
 TEST_P(InFlight, CallsOfACallAreCallsToo) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({});
   auto pending = limit(
                      [inner] {
@@ -247,6 +252,7 @@ TEST_P(InFlight, TellsWhenItIsDone) {
 }
 
 TEST_P(InFlight, AThousandAtOnceEachWithItsOwnResult) {
+  ONLY_BY_FORK("its callable has captures");
   rlimit files{};
   ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
   constexpr rlim_t needed = 3000;
@@ -283,6 +289,7 @@ TEST_P(InFlight, DeadlinesOfManyAreEachTheirOwn) {
 
 // A forked copy of the program has copies of the handles, but not the calls.
 TEST_P(InFlight, ACopyOfTheProgramLeavesThemAlone) {
+  ONLY_BY_FORK("its callable has captures");
   const auto end = support::run_in_helper([] {
     const support::shared_flag release;
     std::optional<pynisher::call<int>> pending(limit(
@@ -310,6 +317,7 @@ TEST_P(InFlight, ACopyOfTheProgramLeavesThemAlone) {
 }
 
 TEST_P(InFlight, NothingIsLeftWhenTheHandlesAreGone) {
+  ONLY_BY_FORK("its callable has captures");
   const auto end = support::run_in_helper([] {
     const auto count = [](const char* directory) {
       return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());

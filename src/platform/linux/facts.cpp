@@ -74,6 +74,8 @@ std::string why_not(feature what) {
     case feature::wall_time:
     case feature::cpu_time:
     case feature::fork:
+    case feature::spawn:
+    case feature::forkserver:
     case feature::parent_death:
     case feature::cancel: {
       static std::atomic<const std::string*> known{nullptr};
@@ -96,10 +98,6 @@ std::string why_not(feature what) {
       return {};
     case feature::memory_tree:
       return std::string("measure: resident_tree is not counted yet; ") + later;
-    case feature::spawn:
-      return std::string("context: spawn is not there yet; ") + later;
-    case feature::forkserver:
-      return std::string("context: forkserver is not there yet; ") + later;
     case feature::process_count:
       return std::string("processes: their number is not limited yet; ") + later;
   }

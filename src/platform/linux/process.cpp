@@ -211,6 +211,15 @@ void close_descriptors_of_calls(int own_doorbell) noexcept {
   }
 }
 
+call_fd make_memory_file(std::size_t size) {
+  call_fd file(::memfd_create("pynisher", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (!file || size == 0) return file;
+  // A child that made it shorter would leave the program with addresses that have no memory behind them.
+  const bool fine = ::ftruncate(file.get(), static_cast<off_t>(size)) == 0 &&
+                    ::fcntl(file.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0;
+  return fine ? std::move(file) : call_fd();
+}
+
 doorbell::doorbell() : fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 bool doorbell::raise(int descriptor) noexcept {
@@ -295,28 +304,38 @@ bool somebody_else_may_reap() noexcept {
     result.error = error;
     return result;
   }
+  return watch_started_child(plan, pid);
+}
+
+fork_result watch_started_child(child_plan& plan, pid_t pid) {
+  fork_result result;
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
   result.child.pidfd_ = call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
   bool fine = result.child.pidfd_ || errno == ESRCH;
-  if (fine && plan.measures_growth) {
-    // The child waits for this. It was not asked before the fork, since other threads take and give back memory.
-    plan.at_start = mapped(pid);
-    plan.region->held.store(plan.at_start.private_writable);
-    fine = plan.at_start.private_writable != 0 || !result.child.pidfd_ || result.child.has_ended();
-  }
+  // A child that is started afresh has not taken its arguments yet, and says when it has.
+  if (fine && !(plan.measures_growth && plan.parentage == parentage::fresh)) fine = let_go(result.child, plan);
   if (!fine) {
     result.where = fork_result::side::failed;
     result.error = errno;
     ::kill(pid, SIGKILL);
-    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
     }
-    return result;
+  }
+  return result;
+}
+
+bool let_go(const child_process& child, child_plan& plan) {
+  if (plan.measures_growth) {
+    // The child waits for this. It was not asked before the fork, since other threads take and give back memory.
+    plan.at_start = mapped(static_cast<pid_t>(child.pid()));
+    plan.region->held.store(plan.at_start.private_writable);
+    if (plan.at_start.private_writable == 0 && !child.has_ended()) return false;
   }
   plan.region->go.store(1);
   wake_waiters(plan.region->go);
-  return result;
+  return true;
 }
 
 // --- a running child ------------------------------------------------------------------------------------------
@@ -350,6 +369,28 @@ std::optional<std::chrono::nanoseconds> child_process::cpu_time() const {
   timespec used{};
   if (::clock_gettime(id, &used) != 0) return std::nullopt;
   return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
+}
+
+std::uint64_t peak_of(pid_t process) noexcept {
+  // In a crash handler too: system calls and the stack only.
+  char path[32] = "/proc/";
+  char* const end = std::to_chars(path + 6, path + 20, process).ptr;
+  const char file[] = {'/', 's', 't', 'a', 't', 'u', 's', '\0'};
+  std::copy(file, file + sizeof file, end);
+  const long fd = raw::call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return 0;
+  char text[2048];
+  const long got = raw::call(SYS_read, fd, text, sizeof text);
+  raw::call(SYS_close, fd);
+  const std::string_view all(text, static_cast<std::size_t>(std::max(got, 0l)));
+  const std::size_t at = all.find("\nVmHWM:");
+  if (at == std::string_view::npos) return 0;
+  std::uint64_t kilobytes = 0;
+  for (const char c : all.substr(at + 7)) {
+    if (c >= '0' && c <= '9') kilobytes = kilobytes * 10 + static_cast<std::uint64_t>(c - '0');
+    if (c == 'k' || c == '\n') break;
+  }
+  return kilobytes * 1024;
 }
 
 std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& at_start) const {
@@ -394,6 +435,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   }
   const auto cpu_before_end = cpu_time();
   const bool ended_by_itself = has_ended();
+  const std::uint64_t peak = ended_by_itself ? 0 : peak_of(pid_);
   if (!ended_by_itself) send(SIGKILL);
 
   siginfo_t ended{};
@@ -406,6 +448,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   }
 
   exit_status result;
+  result.peak_before_kill = peak;
   if (failed == 0) {
     result.how = ended.si_code == CLD_EXITED ? exit_status::kind::exited : exit_status::kind::signalled;
     result.value = ended.si_status;

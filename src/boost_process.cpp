@@ -1,0 +1,159 @@
+// The only file that knows Boost.Process.
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <exception>
+#include <string>
+#include <vector>
+
+#define BOOST_PROCESS_V2_HEADER_ONLY 1
+#include <boost/asio/io_context.hpp>
+#include <boost/process/v2/posix/vfork_launcher.hpp>
+#include <boost/process/v2/process.hpp>
+
+#include "platform/contract.hpp"
+#include "program_start.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+namespace process_v2 = boost::process::v2;
+
+
+/// What is done between vfork and exec: there the memory is still the program's, and the program's thread waits.
+class start_bare {
+ public:
+  /// The last descriptor is the image, which does not stay open.
+  start_bare(std::span<const int> descriptors, const char* const* environment, bool with_output, int& error)
+      : descriptors_(descriptors), environment_(environment), with_output_(with_output), error_(error) {}
+
+  template <class Launcher, class Path>
+  boost::system::error_code on_setup(Launcher& launcher, const Path&, const char* const*) {
+    launcher.env = environment_;
+    for (std::size_t i = 0; i < descriptors_.size(); ++i) launcher.fd_whitelist.push_back(first_ + static_cast<int>(i));
+    return {};
+  }
+
+  template <class Launcher, class Path>
+  boost::system::error_code on_exec_setup(Launcher&, const Path&, const char* const*) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    // Out of the way of each other first.
+    std::array<int, most_> moved{};
+    for (std::size_t i = 0; i < descriptors_.size(); ++i) {
+      moved[i] = ::fcntl(descriptors_[i], F_DUPFD_CLOEXEC, first_ + static_cast<int>(most_));
+      if (moved[i] < 0) return last_error();
+    }
+    for (std::size_t i = 0; i < descriptors_.size(); ++i) {
+      const bool is_image = i + 1 == descriptors_.size();
+      if (::dup3(moved[i], first_ + static_cast<int>(i), is_image ? O_CLOEXEC : 0) < 0) return last_error();
+    }
+    ::close_range(static_cast<unsigned>(first_) + static_cast<unsigned>(descriptors_.size()), ~0u, 0);
+    const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd < (with_output_ ? 1 : first_); ++fd) {
+      if (nothing >= 0) {
+        ::dup2(nothing, fd);
+      } else {
+        ::close(fd);
+      }
+    }
+    return {};
+  }
+
+  /// `exit`, which the launcher calls then, would run the program's own exit handlers, in the program's own memory.
+  template <class... Any>
+  void on_exec_error(Any&&...) {
+    error_ = errno;
+    ::_exit(127);
+  }
+
+  static constexpr int first_ = 3;
+
+ private:
+  static constexpr std::size_t most_ = 8;
+  static boost::system::error_code last_error() { return {errno, boost::system::system_category()}; }
+
+  std::span<const int> descriptors_;
+  const char* const* environment_;
+  bool with_output_;
+  int& error_;
+};
+
+/// As it is, and the mark by which `init` knows what to do.
+std::vector<const char*> environment_with(const std::string& mark) {
+  std::vector<const char*> environment;
+  for (char** entry = ::environ; entry != nullptr && *entry != nullptr; ++entry) environment.push_back(*entry);
+  environment.push_back(mark.c_str());
+  environment.push_back(nullptr);
+  return environment;
+}
+
+class without_signals {
+ public:
+  without_signals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~without_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  without_signals(const without_signals&) = delete;
+  without_signals& operator=(const without_signals&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+}  // namespace
+
+program_started start_program(program_role role, std::span<const int> descriptors, bool with_output) {
+  program_started result;
+  if (!can_be_started_again()) {
+    result.failed = "pynisher::init(argc, argv) was not called at the beginning of main, which context = spawn and "
+                    "forkserver need";
+    result.error = EPERM;
+    return result;
+  }
+  // By descriptor: the file may be gone or another by now.
+  const platform::call_fd image(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
+  if (!image) return {-1, "open the program's own image", errno};
+  std::vector<int> all(descriptors.begin(), descriptors.end());
+  const std::string path = "/proc/self/fd/" + std::to_string(start_bare::first_ + static_cast<int>(all.size()));
+  all.push_back(image.get());
+  const std::string mark = std::string(start_mark) + "=" + static_cast<char>(role);
+  const std::vector<const char*> environment = environment_with(mark);
+  std::vector<const char*> arguments = arguments_of_program();
+  int exec_error = 0;
+  try {
+    boost::asio::io_context context;
+    boost::system::error_code error;
+    process_v2::posix::vfork_launcher launcher;
+    const without_signals blocked;
+    auto started = launcher(context.get_executor(), error, path, arguments.data(),
+                            start_bare(all, environment.data(), with_output, exec_error));
+    if (launcher.pid > 0 && (error || exec_error != 0)) {
+      while (::waitpid(launcher.pid, nullptr, __WALL) < 0 && errno == EINTR) {
+      }
+    }
+    if (exec_error != 0) return {-1, "start the program again", exec_error};
+    if (error) return {-1, "start the program again", error.value()};
+    result.pid = launcher.pid;
+    // It is reaped by whoever waits for the call.
+    started.detach();
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const boost::system::system_error& e) {
+    return {-1, "start the program again", e.code().value()};
+  }
+  return result;
+}
+
+}  // namespace pynisher::detail

@@ -1,0 +1,152 @@
+#include "call_order.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include <pynisher/detail/wire/types.hpp>
+#include <pynisher/exceptions.hpp>
+
+#include "child_main.hpp"
+
+namespace pynisher::detail {
+
+// --- the program's side -------------------------------------------------------------------------------------
+
+byte_sink::window order_sink::first() { return {region_.ring(), region_.ring() + reply_region::ring_size}; }
+
+byte_sink::window order_sink::next(std::byte* filled_to) {
+  if (!file_) file_ = platform::make_memory_file(0);
+  if (!file_) throw std::bad_alloc();
+  write_out(filled_to);
+  return first();
+}
+
+void order_sink::finish(const output_archive& archive) {
+  if (file_) write_out(archive.filled_to());
+  region_.order_size.store(archive.position());
+}
+
+void order_sink::write_out(const std::byte* filled_to) {
+  for (const std::byte* at = region_.ring(); at != filled_to;) {
+    const ssize_t written = ::write(file_.get(), at, static_cast<std::size_t>(filled_to - at));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) throw std::bad_alloc();
+    at += written;
+  }
+}
+
+void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const sigset_t& mask) {
+  // The server has the environment of the time when it was started.
+  std::string environment;
+  if (plan.parentage == platform::parentage::adopted) environment = platform::environment();
+  limits.send(out);
+  out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit,
+      plan.measures_growth, plan.waits_for_go, platform::is_within_memory_limit());
+  out.write(&mask, sizeof mask);
+  out(platform::shown_name());
+  out(environment);
+}
+
+// --- the child's --------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Throws again what went wrong before there was a call to make.
+class failed_order final : public child_task {
+ public:
+  explicit failed_order(std::exception_ptr why) : why_(std::move(why)) {}
+  void run(output_archive& /*reply*/) override { std::rethrow_exception(why_); }
+  [[nodiscard]] call_name name() const override { return {}; }
+  [[nodiscard]] const call_entry* entry() const override { return nullptr; }
+  void pack(output_archive& /*out*/) const override {}
+
+ private:
+  std::exception_ptr why_;
+};
+
+/// The order's bytes; the file's are mapped for as long as this lives.
+class order_bytes {
+ public:
+  order_bytes(reply_region& region, int file) : size_(static_cast<std::size_t>(region.order_size.load())) {
+    if (size_ <= reply_region::ring_size) {
+      data_ = region.ring();
+      return;
+    }
+    mapped_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+    if (mapped_ != MAP_FAILED) data_ = static_cast<const std::byte*>(mapped_);
+  }
+  ~order_bytes() {
+    if (mapped_ != MAP_FAILED) ::munmap(mapped_, size_);
+  }
+  order_bytes(const order_bytes&) = delete;
+  order_bytes& operator=(const order_bytes&) = delete;
+  [[nodiscard]] const std::byte* data() const { return data_; }
+  [[nodiscard]] std::size_t size() const { return data_ == nullptr ? 0 : size_; }
+
+ private:
+  std::size_t size_;
+  const std::byte* data_ = nullptr;
+  void* mapped_ = MAP_FAILED;
+};
+
+}  // namespace
+
+void follow_order(int region_file, int doorbell, int order_file, platform::parentage parentage) {
+  auto* region = map_received_region(region_file);
+  if (region == nullptr) platform::leave(1);
+  ::close(region_file);
+
+  std::optional<settings> limits;
+  platform::child_plan plan;
+  std::unique_ptr<child_task> task;
+  std::int64_t program = 0;
+  sigset_t mask;
+  sigemptyset(&mask);
+  try {
+    const order_bytes order(*region, order_file);
+    input_archive in(order.data(), order.size());
+    limits.emplace(settings::received(in));
+    bool within_memory_limit = false;
+    in(program, plan.mark.value, plan.mark.span, plan.cpu_limit, plan.measures_growth, plan.waits_for_go,
+       within_memory_limit);
+    in.read(&mask, sizeof mask);
+    std::string name;
+    in(name);
+    platform::show_as_thread(name);
+    std::string environment;
+    in(environment);
+    if (parentage == platform::parentage::adopted) platform::take_environment(std::move(environment));
+    platform::note_outer_limits(within_memory_limit);
+    platform::tie_to_program(static_cast<pid_t>(program), parentage);
+    try {
+      task = read_call(in);
+    } catch (...) {
+      task = std::make_unique<failed_order>(std::current_exception());
+    }
+  } catch (const std::exception&) {
+    // Not even the limits: another version of the library's wrote them.
+    platform::leave(1);
+  }
+  if (region->order_size.load() > reply_region::ring_size) ::close(order_file);
+
+  prepare_for_children();
+  plan.limits = &*limits;
+  plan.region = region;
+  plan.doorbell = doorbell;
+  plan.started = platform::clock::time_point(std::chrono::nanoseconds(region->started.load()));
+  plan.parentage = parentage;
+  platform::set_up_child(plan, static_cast<pid_t>(program));
+  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+  errno = 0;
+  run_in_child(*task, *region, doorbell);
+}
+
+}  // namespace pynisher::detail

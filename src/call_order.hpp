@@ -1,0 +1,51 @@
+#pragma once
+
+// What a process that is started afresh is told of its call: the limits and where it comes from, then the call itself.
+//
+//   program: packs it into the region's ring, or into a file in memory where it is larger
+//   child:   unpacks it from there before its limits are set, and before the ring takes its reply
+
+#include <csignal>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <pynisher/detail/execute.hpp>
+
+#include "platform/contract.hpp"
+#include "reply_region.hpp"
+#include "settings.hpp"
+
+namespace pynisher::detail {
+
+/// The callable and its arguments. Throw `wire_error` where something cannot be sent, or is not there.
+void write_call(output_archive& out, const child_task& task);
+void write_entry(output_archive& out, const call_entry& entry);
+std::unique_ptr<child_task> read_call(input_archive& in);
+
+/// Where the program packs to.
+class order_sink final : public byte_sink {
+ public:
+  explicit order_sink(reply_region& region) : region_(region) {}
+  [[nodiscard]] window first();
+  window next(std::byte* filled_to) override;
+  void finish(const output_archive& archive);
+  /// The file that the child needs as well; none (-1) where the ring was enough.
+  [[nodiscard]] int file() const { return file_.get(); }
+
+ private:
+  void write_out(const std::byte* filled_to);
+
+  reply_region& region_;
+  platform::call_fd file_;
+};
+
+/// All but the call.
+void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const sigset_t& mask);
+
+/// In the child: sets itself up as the order says, makes the call, and leaves.
+/// `order_file`: used where the order is larger than the region's ring.
+[[noreturn]] void follow_order(int region_file, int doorbell, int order_file, platform::parentage parentage);
+
+}  // namespace pynisher::detail

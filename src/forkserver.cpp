@@ -1,0 +1,516 @@
+// The forkserver, on both sides.
+//
+//   program: asks, one caller at a time, over a socket; gets a process number back; the child is its own to watch
+//   server:  one thread; receives a call's descriptors, forks, answers
+//
+// A child is made with CLONE_PARENT: the program's own child, not the server's. It does not run its function before the
+// program has got its number.
+
+#include "forkserver.hpp"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <pynisher/exceptions.hpp>
+#include <pynisher/forkserver.hpp>
+
+#include "call_order.hpp"
+#include "platform/contract.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+using platform::unique_fd;
+
+// --- what goes over the socket --------------------------------------------------------------------------------
+
+enum class request_kind : std::uint8_t { call, preload };
+
+struct request {
+  request_kind kind = request_kind::call;
+  bool ends_with_program = false;
+  // Which descriptors come along, in this order, before the call's own.
+  bool has_directory = false;
+  bool has_output = false;
+  bool has_error_output = false;
+};
+
+struct answer {
+  std::int64_t pid = -1;
+  std::int32_t error = 0;
+  char text[512] = {};  ///< what a preloaded function threw
+};
+
+constexpr std::size_t most_descriptors = 8;
+
+bool send_with_descriptors(int socket, const request& message, std::span<const int> descriptors) {
+  iovec bytes{const_cast<request*>(&message), sizeof message};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * most_descriptors)] = {};
+  msghdr header{};
+  header.msg_iov = &bytes;
+  header.msg_iovlen = 1;
+  if (!descriptors.empty()) {
+    header.msg_control = control;
+    header.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
+    cmsghdr* passed = CMSG_FIRSTHDR(&header);
+    passed->cmsg_level = SOL_SOCKET;
+    passed->cmsg_type = SCM_RIGHTS;
+    passed->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+    std::memcpy(CMSG_DATA(passed), descriptors.data(), descriptors.size_bytes());
+  }
+  for (;;) {
+    if (::sendmsg(socket, &header, MSG_NOSIGNAL) == sizeof message) return true;
+    if (errno != EINTR) return false;
+  }
+}
+
+struct received_request {
+  bool fine = false;
+  request message;
+  std::vector<unique_fd> descriptors;
+};
+
+received_request receive_request(int socket) {
+  received_request received;
+  iovec bytes{&received.message, sizeof received.message};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * most_descriptors)] = {};
+  msghdr header{};
+  header.msg_iov = &bytes;
+  header.msg_iovlen = 1;
+  header.msg_control = control;
+  header.msg_controllen = sizeof control;
+  const ssize_t got = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+  for (cmsghdr* passed = CMSG_FIRSTHDR(&header); got > 0 && passed != nullptr; passed = CMSG_NXTHDR(&header, passed)) {
+    if (passed->cmsg_level != SOL_SOCKET || passed->cmsg_type != SCM_RIGHTS) continue;
+    std::array<int, most_descriptors> numbers{};
+    const std::size_t size = std::min(passed->cmsg_len - CMSG_LEN(0), sizeof numbers);
+    std::memcpy(numbers.data(), CMSG_DATA(passed), size);
+    for (std::size_t i = 0; i < size / sizeof(int); ++i) received.descriptors.emplace_back(numbers[i]);
+  }
+  received.fine = got == sizeof received.message && (header.msg_flags & MSG_CTRUNC) == 0;
+  return received;
+}
+
+// --- the program's side ---------------------------------------------------------------------------------------
+
+/// This process's server. A forked copy of the program has none.
+struct server {
+  std::mutex turn;  ///< to ask, or to start or end it
+  std::atomic<bool> turn_is_taken{false};
+  int socket = -1;
+  pid_t pid = 0;
+  unique_fd process;
+  std::vector<std::vector<std::byte>> preloads;  ///< functions, packed
+};
+
+/// Never destroyed: calls may be made while the program's statics are. In place, to be made anew in a forked copy.
+alignas(server) std::byte server_memory[sizeof(server)];
+server* const the_server = new (server_memory) server;
+
+/// Only looks, where there is nothing to be forgotten: writing would cost each forked child a copied page.
+[[gnu::hot]] void forget_server() {
+  if (the_server->socket < 0 && !the_server->turn_is_taken.load(std::memory_order_relaxed)) return;
+  if (the_server->socket >= 0) ::close(the_server->socket);
+  if (the_server->process) ::close(the_server->process.get());
+  auto preloads = std::move(the_server->preloads);
+  // The mutex may be locked by a thread that this process has not got.
+  auto* fresh = new (server_memory) server;
+  fresh->preloads = std::move(preloads);
+}
+
+[[maybe_unused]] const int registered = ::pthread_atfork(nullptr, nullptr, forget_server);
+
+class having_turn {
+ public:
+  having_turn() : lock_(the_server->turn) { the_server->turn_is_taken.store(true, std::memory_order_relaxed); }
+  ~having_turn() { the_server->turn_is_taken.store(false, std::memory_order_relaxed); }
+  having_turn(const having_turn&) = delete;
+  having_turn& operator=(const having_turn&) = delete;
+
+ private:
+  std::lock_guard<std::mutex> lock_;
+};
+
+bool is_stopped(pid_t pid) {
+  char path[32], text[256];
+  std::snprintf(path, sizeof path, "/proc/%d/stat", static_cast<int>(pid));
+  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
+  const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
+  if (got <= 0) return false;
+  text[got] = '\0';
+  const char* name_end = std::strrchr(text, ')');
+  return name_end != nullptr && name_end[1] == ' ' && (name_end[2] == 'T' || name_end[2] == 't');
+}
+
+// From here on: by whoever has the turn.
+
+void end_server() noexcept {
+  if (the_server->socket < 0) return;
+  ::close(the_server->socket);
+  the_server->socket = -1;
+  if (the_server->process) {
+    ::syscall(SYS_pidfd_send_signal, the_server->process.get(), SIGKILL, nullptr, 0);
+    siginfo_t ended;
+    // By descriptor: a handler of the application's may have reaped it, and the number be another's.
+    while (::syscall(SYS_waitid, P_PIDFD, the_server->process.get(), &ended, WEXITED | __WALL, nullptr) < 0 &&
+           errno == EINTR) {
+    }
+  }
+  the_server->process = unique_fd();
+}
+
+/// Waits for its answer; false: it has died, or was stopped and had to be ended.
+bool receive_answer(answer& received) {
+  for (;;) {
+    pollfd watched[] = {{the_server->socket, POLLIN, 0}, {the_server->process.get(), POLLIN, 0}};
+    constexpr int look_every_ms = 200;
+    const int ready = ::poll(watched, std::size(watched), look_every_ms);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready == 0 && !is_stopped(the_server->pid)) continue;
+    const bool answered = ready > 0 && (watched[0].revents & POLLIN) != 0 &&
+                          ::recv(the_server->socket, &received, sizeof received, MSG_DONTWAIT) == sizeof received;
+    if (!answered) end_server();
+    return answered;
+  }
+}
+
+struct failure {
+  const char* stage = nullptr;  ///< null: none
+  int error = 0;
+  std::string text;
+};
+
+failure ask(const request& message, std::span<const int> descriptors, answer& received) {
+  if (!send_with_descriptors(the_server->socket, message, descriptors)) {
+    const int error = errno;
+    // No descriptor was left to send by, or the like: not the server's fault.
+    if (error != EPIPE && error != ECONNRESET) return {"ask the forkserver", error, {}};
+    end_server();
+    return {"ask the forkserver, which has died", error, {}};
+  }
+  if (!receive_answer(received)) return {"hear from the forkserver, which has died", ECONNRESET, {}};
+  received.text[sizeof received.text - 1] = '\0';
+  if (received.error != 0) return {"fork in the forkserver", received.error, {}};
+  if (received.text[0] != '\0') return {"run a preloaded function in the forkserver", ECANCELED, received.text};
+  return {};
+}
+
+/// What each child has from the program and not from the server; -1: the program has not got it either.
+struct surroundings {
+  unique_fd directory{::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  int output = ::fcntl(STDOUT_FILENO, F_GETFD) < 0 ? -1 : STDOUT_FILENO;
+  int error_output = ::fcntl(STDERR_FILENO, F_GETFD) < 0 ? -1 : STDERR_FILENO;
+
+  std::vector<int> describe(request& message, std::span<const int> own) const {
+    std::vector<int> all;
+    const auto add = [&all](int descriptor, bool& has) {
+      has = descriptor >= 0;
+      if (has) all.push_back(descriptor);
+    };
+    add(directory.get(), message.has_directory);
+    add(output, message.has_output);
+    add(error_output, message.has_error_output);
+    all.insert(all.end(), own.begin(), own.end());
+    return all;
+  }
+};
+
+failure run_preload(const std::vector<std::byte>& packed) {
+  const platform::call_fd file = platform::make_memory_file(0);
+  if (!file || ::write(file.get(), packed.data(), packed.size()) != static_cast<ssize_t>(packed.size())) {
+    return {"make room for a preloaded function", errno, {}};
+  }
+  request message{.kind = request_kind::preload};
+  const surroundings here;
+  answer received;
+  const int descriptor = file.get();
+  const std::vector<int> all = here.describe(message, {&descriptor, 1});
+  return ask(message, all, received);
+}
+
+bool has_died() {
+  pollfd ended{the_server->process.get(), POLLIN, 0};
+  return ::poll(&ended, 1, 0) > 0;
+}
+
+failure have_server() {
+  if (the_server->socket >= 0 && has_died()) end_server();
+  if (the_server->socket >= 0) return {};
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return {"make a socket", errno, {}};
+  const unique_fd servers_end(ends[1]);
+  const program_started started = start_program(program_role::forkserver, {&ends[1], 1}, false);
+  if (started.failed != nullptr) {
+    ::close(ends[0]);
+    return {started.failed, started.error, {}};
+  }
+  the_server->socket = ends[0];
+  the_server->pid = started.pid;
+  the_server->process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, started.pid, 0)));
+  if (!the_server->process) {
+    const int error = errno;
+    ::kill(started.pid, SIGKILL);
+    ::waitpid(started.pid, nullptr, __WALL);
+    end_server();
+    return {"watch the forkserver", error, {}};
+  }
+  answer ready;
+  if (!receive_answer(ready)) {
+    return {"hear from the forkserver, which has ended before it reached pynisher::init", ECONNRESET, {}};
+  }
+  for (const auto& packed : the_server->preloads) {
+    if (failure failed = run_preload(packed); failed.stage != nullptr) {
+      end_server();
+      return failed;
+    }
+  }
+  return {};
+}
+
+void throw_if_failed(const failure& failed) {
+  if (failed.stage == nullptr) return;
+  const std::string stage = failed.text.empty() ? failed.stage : fmt::format("{} ({})", failed.stage, failed.text);
+  throw StartException(stage, std::error_code(failed.error, std::system_category()));
+}
+
+}  // namespace
+
+program_started fork_by_server(std::span<const int> descriptors, bool ends_with_program,
+                               const std::function<void()>& note_start) {
+  const having_turn turn;
+  failure failed = have_server();
+  answer received;
+  if (failed.stage == nullptr) {
+    request message{.kind = request_kind::call, .ends_with_program = ends_with_program};
+    const surroundings here;
+    const std::vector<int> all = here.describe(message, descriptors);
+    note_start();
+    failed = ask(message, all, received);
+  }
+  return {static_cast<pid_t>(received.pid), failed.stage, failed.error};
+}
+
+void preload_in_forkserver(const call_entry& entry, const std::function<void(output_archive&)>& write) {
+  struct growing final : byte_sink {
+    std::vector<std::byte> bytes = std::vector<std::byte>(1024);
+    window next(std::byte* filled_to) override {
+      const auto filled = filled_to - bytes.data();
+      bytes.resize(2 * bytes.size());
+      return {bytes.data() + filled, bytes.data() + bytes.size()};
+    }
+  } sink;
+  output_archive out(sink, {sink.bytes.data(), sink.bytes.data() + sink.bytes.size()});
+  write_entry(out, entry);
+  write(out);
+  sink.bytes.resize(static_cast<std::size_t>(out.position()));
+  const having_turn turn;
+  if (the_server->socket >= 0 && !has_died()) throw_if_failed(run_preload(sink.bytes));
+  the_server->preloads.push_back(std::move(sink.bytes));
+}
+
+// --- the server's side ----------------------------------------------------------------------------------------
+
+namespace {
+
+struct child_of_program {
+  unique_fd process;
+};
+
+/// The kernel writes a child's number where the C library keeps it, as it does for the library's own fork.
+struct thread_state {
+  int* number = nullptr;
+  void* robust_list = nullptr;
+  std::size_t robust_list_size = 0;
+
+  thread_state() {
+    if (::prctl(PR_GET_TID_ADDRESS, &number) != 0) number = nullptr;
+    ::syscall(SYS_get_robust_list, 0, &robust_list, &robust_list_size);
+  }
+};
+
+void on_signal(int /*signal*/) {}
+
+/// In the child that was forked.
+[[noreturn]] void become_call(int socket, received_request& received, const std::vector<child_of_program>& siblings) {
+  ::close(socket);
+  for (const auto& sibling : siblings) ::close(sibling.process.get());
+  ::signal(SIGTERM, SIG_DFL);
+  std::size_t at = 0;
+  const auto take = [&](bool has) { return has ? received.descriptors[at++].get() : -1; };
+  if (const int directory = take(received.message.has_directory); directory >= 0) {
+    if (::fchdir(directory) != 0) ::_exit(1);
+    ::close(directory);
+  }
+  for (const auto& [has, target] : {std::pair(received.message.has_output, STDOUT_FILENO),
+                                    std::pair(received.message.has_error_output, STDERR_FILENO)}) {
+    const int given = take(has);
+    if (given >= 0) {
+      ::dup2(given, target);
+      ::close(given);
+    } else {
+      ::close(target);
+    }
+  }
+  const int region = take(true), doorbell = take(true);
+  follow_order(region, doorbell, at < received.descriptors.size() ? received.descriptors[at].get() : -1,
+               platform::parentage::adopted);
+}
+
+answer fork_call(int socket, received_request& received, std::vector<child_of_program>& siblings,
+                 const thread_state& thread) {
+  answer result;
+  const std::size_t least = 2 + received.message.has_directory + received.message.has_output + received.message.has_error_output;
+  if (received.descriptors.size() < least) {
+    result.error = EMFILE;
+    return result;
+  }
+  int process = -1;
+  unsigned long flags = CLONE_PARENT;
+  if (received.message.ends_with_program) flags |= CLONE_PIDFD;
+  if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+#if defined(__x86_64__)
+  const long pid = ::syscall(SYS_clone, flags, nullptr, &process, thread.number, nullptr);
+#else
+  const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, thread.number);
+#endif
+  if (pid == 0) {
+    if (thread.robust_list != nullptr) ::syscall(SYS_set_robust_list, thread.robust_list, thread.robust_list_size);
+    become_call(socket, received, siblings);
+  }
+  if (pid < 0) result.error = errno;
+  result.pid = pid;
+  if (process >= 0) siblings.push_back({unique_fd(process)});
+  return result;
+}
+
+answer run_preloaded(received_request& received) {
+  answer result;
+  std::size_t at = 0;
+  const auto take = [&](bool has) { return has && at < received.descriptors.size() ? received.descriptors[at++].get() : -1; };
+  if (const int directory = take(received.message.has_directory); directory >= 0) {
+    static_cast<void>(::fchdir(directory));
+  }
+  const int nothing = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+  ::dup2(take(received.message.has_output), STDOUT_FILENO);
+  ::dup2(take(received.message.has_error_output), STDERR_FILENO);
+  const auto fail = [&result](const char* why) { std::strncpy(result.text, why, sizeof result.text - 1); };
+  try {
+    const int file = take(true);
+    const off_t size = ::lseek(file, 0, SEEK_END);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(std::max<off_t>(size, 0)));
+    if (::pread(file, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) throw wire_error("it was not received");
+    input_archive in(bytes.data(), bytes.size());
+    struct nowhere final : byte_sink {
+      window next(std::byte* /*filled_to*/) override { throw wire_error("a preloaded function has no reply"); }
+    } sink;
+    output_archive no_reply(sink, {nullptr, nullptr});
+    read_call(in)->run(no_reply);
+  } catch (const std::exception& e) {
+    fail(e.what()[0] != '\0' ? e.what() : "an exception without a text");
+  } catch (...) {
+    fail("it threw something that is no std::exception");
+  }
+  platform::flush_iostreams();
+  ::fflush(nullptr);
+  ::dup2(nothing, STDOUT_FILENO);
+  ::dup2(nothing, STDERR_FILENO);
+  ::close(nothing);
+  return result;
+}
+
+/// Forgets those that have ended.
+void look_after(std::vector<child_of_program>& children) {
+  std::erase_if(children, [](const child_of_program& child) {
+    pollfd ended{child.process.get(), POLLIN, 0};
+    return ::poll(&ended, 1, 0) > 0;
+  });
+}
+
+}  // namespace
+
+void serve_forks(int socket) {
+  const pid_t program = ::getppid();
+  // Signals of the terminal are the program's affair. SIGTERM tells of its end.
+  struct sigaction told {};
+  told.sa_handler = on_signal;
+  ::sigaction(SIGTERM, &told, nullptr);
+  ::prctl(PR_SET_PDEATHSIG, SIGTERM);
+  ::prctl(PR_SET_NAME, "pynisher-forks");
+  sigset_t while_waiting;
+  sigfillset(&while_waiting);
+  sigdelset(&while_waiting, SIGTERM);
+
+  const thread_state thread;
+  std::vector<child_of_program> children;
+  std::size_t look_at = 16;
+  const answer ready;
+  static_cast<void>(::send(socket, &ready, sizeof ready, MSG_NOSIGNAL));
+  while (::getppid() == program) {
+    pollfd asked{socket, POLLIN, 0};
+    // A signal also comes when only the thread ends that started this.
+    if (::ppoll(&asked, 1, nullptr, &while_waiting) < 0) continue;
+    received_request received = receive_request(socket);
+    if (!received.fine && received.descriptors.empty()) break;
+    if (children.size() >= look_at) {
+      look_after(children);
+      look_at = 2 * children.size() + 16;
+    }
+    const answer answered = received.message.kind == request_kind::preload
+                                ? run_preloaded(received)
+                                : fork_call(socket, received, children, thread);
+    static_cast<void>(::send(socket, &answered, sizeof answered, MSG_NOSIGNAL));
+  }
+  // The end of the conversation is the program's end, or that of its image, seen before the kernel has told.
+  while (!children.empty() && ::getppid() == program) {
+    constexpr timespec a_while{0, 20'000'000};
+    ::ppoll(nullptr, 0, &a_while, &while_waiting);
+    look_after(children);
+  }
+  for (const auto& child : children) ::syscall(SYS_pidfd_send_signal, child.process.get(), SIGKILL, nullptr, 0);
+  platform::leave(0);
+}
+
+}  // namespace pynisher::detail
+
+namespace pynisher::forkserver {
+
+void start() {
+  using namespace detail;
+  const having_turn turn;
+  throw_if_failed(have_server());
+}
+
+void stop() noexcept {
+  using namespace detail;
+  const having_turn turn;
+  end_server();
+}
+
+}  // namespace pynisher::forkserver

@@ -1,0 +1,35 @@
+#pragma once
+
+// The program, started again as a child.
+
+#include <sys/types.h>
+
+#include <span>
+#include <vector>
+
+namespace pynisher::detail {
+
+/// What the started program is to be; `init` finds out.
+enum class program_role : char { call = 'c', forkserver = 's' };
+
+struct program_started {
+  pid_t pid = -1;
+  const char* failed = nullptr;  ///< what could not be done; null: it was started
+  int error = 0;
+};
+
+/// Starts this program's own image, whatever has become of its file, with its arguments, environment and working
+/// directory, with its own stdout and stderr (`with_output`) or none, and with `descriptors` as 3, 4, ...; with nothing
+/// else open, and all signals blocked. It dies with the calling thread until it says otherwise.
+program_started start_program(program_role role, std::span<const int> descriptors, bool with_output);
+
+/// True once `init` was called here: a program that is started again will find its way.
+bool can_be_started_again() noexcept;
+/// What main got, with a null at the end.
+std::vector<const char*> arguments_of_program();
+/// The environment variable by which a program that is started again knows it.
+inline constexpr const char* start_mark = "PYNISHER_STARTED_AS";
+/// The descriptors of a call, beginning with the first that a started program has beside stdin, stdout and stderr.
+enum : int { region_descriptor = 3, doorbell_descriptor, order_descriptor };
+
+}  // namespace pynisher::detail

@@ -1,0 +1,1 @@
+extern "C" int plugin_function(int x) { return FACTOR * x; }
