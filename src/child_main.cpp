@@ -33,6 +33,7 @@ struct {
   output_archive* archive = nullptr;
   std::terminate_handler terminate_before = nullptr;
   std::atomic<pid_t> replying_thread{0};
+  bool is_prepared = false;
 } call;
 
 /// The function may fork; what it forks inherits our handlers, but is not the child.
@@ -149,6 +150,12 @@ void begin_reply() {
   claim_reply();
 }
 
+[[gnu::hot]] void prepare_to_run() noexcept {
+  call.is_prepared = true;
+  call.terminate_before = std::set_terminate(on_terminate);
+  platform::catch_exits(on_exit_called, on_quick_exit_called);
+}
+
 [[gnu::hot]] void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
   reply_writer writer(region, doorbell);
   output_archive archive(writer, writer.first());
@@ -157,8 +164,9 @@ void begin_reply() {
   call.writer = &writer;
   call.archive = &archive;
   call.replying_thread.store(0);
-  call.terminate_before = std::set_terminate(on_terminate);
-  platform::catch_exits(on_exit_called, on_quick_exit_called);
+  if (!call.is_prepared) prepare_to_run();
+  // What the function starts is no such child.
+  call.is_prepared = false;
 
   try {
     task.run(archive);

@@ -9,6 +9,9 @@ namespace pynisher::detail {
 /// Prepares what `run_in_child` will need and could not get safely after a fork. In the parent; cheap.
 void prepare_for_children();
 
+/// In a child that waits for its call: does now what every call would do first.
+void prepare_to_run() noexcept;
+
 /// In the child, after its set-up: runs the task, sends what comes of it, leaves.
 [[noreturn]] void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept;
 

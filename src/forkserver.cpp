@@ -1,10 +1,11 @@
 // The forkserver, on both sides.
 //
-//   program: asks, one caller at a time, over a socket; gets a process number back; the child is its own to watch
-//   server:  one thread; receives a call's descriptors, forks, answers
+//   server:  one thread; forks a child and announces it: when the last one has ended, or when it is asked for one
+//   child:   waits at a socket of its own for the descriptors of a call, or for the other end to be closed
+//   program: gives the announced child its call, one caller at a time
 //
-// A child is made with CLONE_PARENT: the program's own child, not the server's. It does not run its function before the
-// program has got its number.
+// A child is made with CLONE_PARENT: the program's own, not the server's. When a call is made, the fork that it needs is
+// over already, unless calls follow each other at once.
 
 #include "forkserver.hpp"
 
@@ -41,6 +42,7 @@
 #include <pynisher/forkserver.hpp>
 
 #include "call_order.hpp"
+#include "child_main.hpp"
 #include "platform/contract.hpp"
 
 namespace pynisher::detail {
@@ -51,17 +53,17 @@ using platform::unique_fd;
 
 // --- what goes over the socket --------------------------------------------------------------------------------
 
-enum class request_kind : std::uint8_t { call, preload };
+enum class request_kind : std::uint8_t { call, preload, child, stop };
 
 struct request {
   request_kind kind = request_kind::call;
-  bool ends_with_program = false;
   // Which descriptors come along, in this order, before the call's own.
   bool has_directory = false;
   bool has_output = false;
   bool has_error_output = false;
 };
 
+/// A child, whose socket comes along, or what came of a request.
 struct answer {
   std::int64_t pid = -1;
   std::int32_t error = 0;
@@ -70,8 +72,9 @@ struct answer {
 
 constexpr std::size_t most_descriptors = 8;
 
-bool send_with_descriptors(int socket, const request& message, std::span<const int> descriptors) {
-  iovec bytes{const_cast<request*>(&message), sizeof message};
+template <class Message>
+bool send_with_descriptors(int socket, const Message& message, std::span<const int> descriptors) {
+  iovec bytes{const_cast<Message*>(&message), sizeof message};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * most_descriptors)] = {};
   msghdr header{};
   header.msg_iov = &bytes;
@@ -91,34 +94,43 @@ bool send_with_descriptors(int socket, const request& message, std::span<const i
   }
 }
 
-struct received_request {
+template <class Message>
+struct received {
   bool fine = false;
-  request message;
+  Message message;
   std::vector<unique_fd> descriptors;
 };
 
-received_request receive_request(int socket) {
-  received_request received;
-  iovec bytes{&received.message, sizeof received.message};
+template <class Message>
+received<Message> receive(int socket, int flags = 0) {
+  received<Message> came;
+  iovec bytes{&came.message, sizeof came.message};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * most_descriptors)] = {};
   msghdr header{};
   header.msg_iov = &bytes;
   header.msg_iovlen = 1;
   header.msg_control = control;
   header.msg_controllen = sizeof control;
-  const ssize_t got = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+  const ssize_t got = ::recvmsg(socket, &header, MSG_CMSG_CLOEXEC | flags);
   for (cmsghdr* passed = CMSG_FIRSTHDR(&header); got > 0 && passed != nullptr; passed = CMSG_NXTHDR(&header, passed)) {
     if (passed->cmsg_level != SOL_SOCKET || passed->cmsg_type != SCM_RIGHTS) continue;
     std::array<int, most_descriptors> numbers{};
     const std::size_t size = std::min(passed->cmsg_len - CMSG_LEN(0), sizeof numbers);
     std::memcpy(numbers.data(), CMSG_DATA(passed), size);
-    for (std::size_t i = 0; i < size / sizeof(int); ++i) received.descriptors.emplace_back(numbers[i]);
+    for (std::size_t i = 0; i < size / sizeof(int); ++i) came.descriptors.emplace_back(numbers[i]);
   }
-  received.fine = got == sizeof received.message && (header.msg_flags & MSG_CTRUNC) == 0;
-  return received;
+  came.fine = got == sizeof came.message && (header.msg_flags & MSG_CTRUNC) == 0;
+  return came;
 }
 
 // --- the program's side ---------------------------------------------------------------------------------------
+
+/// A child that waits for its call.
+struct waiting_child {
+  unique_fd socket;
+  pid_t pid = -1;
+  unique_fd process;
+};
 
 /// This process's server. A forked copy of the program has none.
 struct server {
@@ -127,6 +139,7 @@ struct server {
   int socket = -1;
   pid_t pid = 0;
   unique_fd process;
+  waiting_child next;
   std::vector<std::vector<std::byte>> preloads;  ///< functions, packed
 };
 
@@ -138,7 +151,9 @@ server* const the_server = new (server_memory) server;
 [[gnu::hot]] void forget_server() {
   if (the_server->socket < 0 && !the_server->turn_is_taken.load(std::memory_order_relaxed)) return;
   if (the_server->socket >= 0) ::close(the_server->socket);
-  if (the_server->process) ::close(the_server->process.get());
+  for (const unique_fd* own : {&the_server->process, &the_server->next.socket, &the_server->next.process}) {
+    if (*own) ::close(own->get());
+  }
   auto preloads = std::move(the_server->preloads);
   // The mutex may be locked by a thread that this process has not got.
   auto* fresh = new (server_memory) server;
@@ -171,33 +186,66 @@ bool is_stopped(pid_t pid) {
 
 // From here on: by whoever has the turn.
 
+/// By descriptor: a handler of the application's may have reaped it, and the number be another's.
+void kill_and_reap(const unique_fd& process) noexcept {
+  if (!process) return;
+  ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
+  siginfo_t ended;
+  while (::syscall(SYS_waitid, P_PIDFD, process.get(), &ended, WEXITED | __WALL, nullptr) < 0 && errno == EINTR) {
+  }
+}
+
+void dismiss_waiting_child() noexcept {
+  kill_and_reap(the_server->next.process);
+  the_server->next = {};
+}
+
+bool has_died() {
+  pollfd ended{the_server->process.get(), POLLIN, 0};
+  return ::poll(&ended, 1, 0) > 0;
+}
+
+/// Lets it finish what it is at, so that it has announced every child that there is.
+void await_end_of_server() {
+  if (!send_with_descriptors(the_server->socket, request{.kind = request_kind::stop}, {})) return;
+  constexpr int patience = 10, look_every_ms = 100;
+  for (int i = 0; i < patience && !is_stopped(the_server->pid); ++i) {
+    pollfd ended{the_server->process.get(), POLLIN, 0};
+    if (::poll(&ended, 1, look_every_ms) > 0) return;
+  }
+}
+
 void end_server() noexcept {
   if (the_server->socket < 0) return;
+  if (the_server->process && !has_died()) await_end_of_server();
+  kill_and_reap(the_server->process);
+  // Children that wait, and that nobody has asked for yet.
+  dismiss_waiting_child();
+  for (;;) {
+    const received<answer> left = receive<answer>(the_server->socket, MSG_DONTWAIT);
+    if (!left.fine) break;
+    if (left.message.pid <= 0) continue;
+    the_server->next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, left.message.pid, 0)));
+    dismiss_waiting_child();
+  }
   ::close(the_server->socket);
   the_server->socket = -1;
-  if (the_server->process) {
-    ::syscall(SYS_pidfd_send_signal, the_server->process.get(), SIGKILL, nullptr, 0);
-    siginfo_t ended;
-    // By descriptor: a handler of the application's may have reaped it, and the number be another's.
-    while (::syscall(SYS_waitid, P_PIDFD, the_server->process.get(), &ended, WEXITED | __WALL, nullptr) < 0 &&
-           errno == EINTR) {
-    }
-  }
   the_server->process = unique_fd();
 }
 
-/// Waits for its answer; false: it has died, or was stopped and had to be ended.
-bool receive_answer(answer& received) {
+/// Waits for what it says; not fine: it has died, or was stopped and had to be ended.
+received<answer> hear() {
   for (;;) {
     pollfd watched[] = {{the_server->socket, POLLIN, 0}, {the_server->process.get(), POLLIN, 0}};
     constexpr int look_every_ms = 200;
     const int ready = ::poll(watched, std::size(watched), look_every_ms);
     if (ready < 0 && errno == EINTR) continue;
     if (ready == 0 && !is_stopped(the_server->pid)) continue;
-    const bool answered = ready > 0 && (watched[0].revents & POLLIN) != 0 &&
-                          ::recv(the_server->socket, &received, sizeof received, MSG_DONTWAIT) == sizeof received;
-    if (!answered) end_server();
-    return answered;
+    received<answer> heard;
+    if (ready > 0 && (watched[0].revents & POLLIN) != 0) heard = receive<answer>(the_server->socket, MSG_DONTWAIT);
+    heard.message.text[sizeof heard.message.text - 1] = '\0';
+    if (!heard.fine) end_server();
+    return heard;
   }
 }
 
@@ -207,7 +255,7 @@ struct failure {
   std::string text;
 };
 
-failure ask(const request& message, std::span<const int> descriptors, answer& received) {
+failure send_to_server(const request& message, std::span<const int> descriptors) {
   if (!send_with_descriptors(the_server->socket, message, descriptors)) {
     const int error = errno;
     // No descriptor was left to send by, or the like: not the server's fault.
@@ -215,10 +263,6 @@ failure ask(const request& message, std::span<const int> descriptors, answer& re
     end_server();
     return {"ask the forkserver, which has died", error, {}};
   }
-  if (!receive_answer(received)) return {"hear from the forkserver, which has died", ECONNRESET, {}};
-  received.text[sizeof received.text - 1] = '\0';
-  if (received.error != 0) return {"fork in the forkserver", received.error, {}};
-  if (received.text[0] != '\0') return {"run a preloaded function in the forkserver", ECANCELED, received.text};
   return {};
 }
 
@@ -242,6 +286,26 @@ struct surroundings {
   }
 };
 
+/// Has a child that waits. The server announces one by itself when the last one has ended.
+failure have_waiting_child() {
+  waiting_child& next = the_server->next;
+  if (next.socket) return {};
+  pollfd announcement{the_server->socket, POLLIN, 0};
+  if (::poll(&announcement, 1, 0) <= 0) {
+    if (failure failed = send_to_server({.kind = request_kind::child}, {}); failed.stage != nullptr) return failed;
+  }
+  received<answer> announced = hear();
+  if (!announced.fine) return {"hear from the forkserver, which has died", ECONNRESET, {}};
+  if (announced.message.error != 0 || announced.descriptors.empty()) {
+    end_server();
+    return {"fork in the forkserver", announced.message.error != 0 ? announced.message.error : EMFILE, {}};
+  }
+  next.socket = std::move(announced.descriptors[0]);
+  next.pid = static_cast<pid_t>(announced.message.pid);
+  next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, next.pid, 0)));
+  return {};
+}
+
 failure run_preload(const std::vector<std::byte>& packed) {
   const platform::call_fd file = platform::make_memory_file(0);
   if (!file || ::write(file.get(), packed.data(), packed.size()) != static_cast<ssize_t>(packed.size())) {
@@ -249,15 +313,13 @@ failure run_preload(const std::vector<std::byte>& packed) {
   }
   request message{.kind = request_kind::preload};
   const surroundings here;
-  answer received;
   const int descriptor = file.get();
   const std::vector<int> all = here.describe(message, {&descriptor, 1});
-  return ask(message, all, received);
-}
-
-bool has_died() {
-  pollfd ended{the_server->process.get(), POLLIN, 0};
-  return ::poll(&ended, 1, 0) > 0;
+  if (failure failed = send_to_server(message, all); failed.stage != nullptr) return failed;
+  const received<answer> heard = hear();
+  if (!heard.fine) return {"run a preloaded function in the forkserver, which has died", ECONNRESET, {}};
+  if (heard.message.text[0] == '\0') return {};
+  return {"run a preloaded function in the forkserver", ECANCELED, heard.message.text};
 }
 
 failure have_server() {
@@ -281,8 +343,7 @@ failure have_server() {
     end_server();
     return {"watch the forkserver", error, {}};
   }
-  answer ready;
-  if (!receive_answer(ready)) {
+  if (!hear().fine) {
     return {"hear from the forkserver, which has ended before it reached pynisher::init", ECONNRESET, {}};
   }
   for (const auto& packed : the_server->preloads) {
@@ -291,7 +352,7 @@ failure have_server() {
       return failed;
     }
   }
-  return {};
+  return send_to_server({.kind = request_kind::child}, {});
 }
 
 void throw_if_failed(const failure& failed) {
@@ -302,19 +363,26 @@ void throw_if_failed(const failure& failed) {
 
 }  // namespace
 
-program_started fork_by_server(std::span<const int> descriptors, bool ends_with_program,
-                               const std::function<void()>& note_start) {
+program_started call_by_server(std::span<const int> descriptors, const std::function<void()>& note_start) {
   const having_turn turn;
-  failure failed = have_server();
-  answer received;
-  if (failed.stage == nullptr) {
-    request message{.kind = request_kind::call, .ends_with_program = ends_with_program};
-    const surroundings here;
-    const std::vector<int> all = here.describe(message, descriptors);
-    note_start();
-    failed = ask(message, all, received);
+  const auto failed_to = [](const failure& failed) { return program_started{-1, failed.stage, failed.error, {}}; };
+  if (failure failed = have_server(); failed.stage != nullptr) return failed_to(failed);
+  request message{.kind = request_kind::call};
+  const surroundings here;
+  const std::vector<int> all = here.describe(message, descriptors);
+  note_start();
+  for (bool again = true;; again = false) {
+    if (failure failed = have_waiting_child(); failed.stage != nullptr) return failed_to(failed);
+    waiting_child& child = the_server->next;
+    if (send_with_descriptors(child.socket.get(), message, all)) break;
+    const int error = errno;
+    if (error != EPIPE && error != ECONNRESET) return failed_to({"ask the forkserver's child", error, {}});
+    // It has died while it waited: killed by somebody.
+    dismiss_waiting_child();
+    if (!again) return failed_to({"ask the forkserver's child, which has died", error, {}});
   }
-  return {static_cast<pid_t>(received.pid), failed.stage, failed.error};
+  const waiting_child started = std::exchange(the_server->next, {});
+  return {started.pid, nullptr, 0, ::fcntl(started.process.get(), F_DUPFD_CLOEXEC, 0)};
 }
 
 void preload_in_forkserver(const call_entry& entry, const std::function<void(output_archive&)>& write) {
@@ -331,8 +399,14 @@ void preload_in_forkserver(const call_entry& entry, const std::function<void(out
   write(out);
   sink.bytes.resize(static_cast<std::size_t>(out.position()));
   const having_turn turn;
-  if (the_server->socket >= 0 && !has_died()) throw_if_failed(run_preload(sink.bytes));
   the_server->preloads.push_back(std::move(sink.bytes));
+  if (the_server->socket < 0) return;
+  // Its children were forked before. A new one runs them all.
+  end_server();
+  if (failure failed = have_server(); failed.stage != nullptr) {
+    the_server->preloads.pop_back();
+    throw_if_failed(failed);
+  }
 }
 
 // --- the server's side ----------------------------------------------------------------------------------------
@@ -357,11 +431,37 @@ struct thread_state {
 
 void on_signal(int /*signal*/) {}
 
-/// In the child that was forked.
-[[noreturn]] void become_call(int socket, received_request& received, const std::vector<child_of_program>& siblings) {
-  ::close(socket);
+/// The pages that every call needs become this process's own while there is time.
+void rehearse() {
+  static const char here = 0;
+  const auto place = platform::find_place(platform::place_of(&here), sizeof here, false);
+  static_cast<void>(place);
+  static_cast<void>(platform::mapped());
+  char stack[8192];
+  for (std::size_t at = 0; at < sizeof stack; at += 1024) static_cast<volatile char*>(stack)[at] = 0;
+}
+
+/// In the child that was forked: waits for its call.
+[[noreturn]] void become_call(int server, int own_socket, const std::vector<child_of_program>& siblings) {
+  ::close(server);
   for (const auto& sibling : siblings) ::close(sibling.process.get());
   ::signal(SIGTERM, SIG_DFL);
+  platform::prepare_set_up();
+  prepare_to_run();
+  rehearse();
+  ::prctl(PR_SET_NAME, "pynisher-waits");
+  received<request> received = receive<request>(own_socket);
+  // Signals that came meanwhile, from the terminal perhaps, are not the call's.
+  sigset_t all;
+  sigfillset(&all);
+  constexpr timespec none{};
+  while (::sigtimedwait(&all, nullptr, &none) > 0) {
+  }
+  const request& message = received.message;
+  const std::size_t least = std::size_t{2} + message.has_directory + message.has_output + message.has_error_output;
+  // No call will come, or its descriptors are more than this process may have.
+  if (!received.fine || received.descriptors.size() < least) platform::leave(0);
+  ::close(own_socket);
   std::size_t at = 0;
   const auto take = [&](bool has) { return has ? received.descriptors[at++].get() : -1; };
   if (const int directory = take(received.message.has_directory); directory >= 0) {
@@ -383,34 +483,36 @@ void on_signal(int /*signal*/) {}
                platform::parentage::adopted);
 }
 
-answer fork_call(int socket, received_request& received, std::vector<child_of_program>& siblings,
-                 const thread_state& thread) {
-  answer result;
-  const std::size_t least = 2 + received.message.has_directory + received.message.has_output + received.message.has_error_output;
-  if (received.descriptors.size() < least) {
-    result.error = EMFILE;
-    return result;
-  }
+/// Forks a child, the last of `siblings` then, and announces it; false: it announces that it cannot.
+bool announce_child(int socket, std::vector<child_of_program>& siblings, const thread_state& thread) {
+  int conversation[2] = {-1, -1};
+  answer announced;
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, conversation) != 0) announced.error = errno;
+  const unique_fd programs_end(conversation[0]), childs_end(conversation[1]);
   int process = -1;
-  unsigned long flags = CLONE_PARENT;
-  if (received.message.ends_with_program) flags |= CLONE_PIDFD;
-  if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  if (announced.error == 0) {
+    unsigned long flags = CLONE_PARENT | CLONE_PIDFD;
+    if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
 #if defined(__x86_64__)
-  const long pid = ::syscall(SYS_clone, flags, nullptr, &process, thread.number, nullptr);
+    const long pid = ::syscall(SYS_clone, flags, nullptr, &process, thread.number, nullptr);
 #else
-  const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, thread.number);
+    const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, thread.number);
 #endif
-  if (pid == 0) {
-    if (thread.robust_list != nullptr) ::syscall(SYS_set_robust_list, thread.robust_list, thread.robust_list_size);
-    become_call(socket, received, siblings);
+    if (pid == 0) {
+      if (thread.robust_list != nullptr) ::syscall(SYS_set_robust_list, thread.robust_list, thread.robust_list_size);
+      ::close(programs_end.get());
+      become_call(socket, childs_end.get(), siblings);
+    }
+    if (pid < 0) announced.error = errno;
+    announced.pid = pid;
   }
-  if (pid < 0) result.error = errno;
-  result.pid = pid;
   if (process >= 0) siblings.push_back({unique_fd(process)});
-  return result;
+  const bool fine = announced.error == 0;
+  const int sent = programs_end.get();
+  return send_with_descriptors(socket, announced, {&sent, fine ? std::size_t{1} : std::size_t{0}}) && fine;
 }
 
-answer run_preloaded(received_request& received) {
+answer run_preloaded(const received<request>& received) {
   answer result;
   std::size_t at = 0;
   const auto take = [&](bool has) { return has && at < received.descriptors.size() ? received.descriptors[at++].get() : -1; };
@@ -470,22 +572,29 @@ void serve_forks(int socket) {
   const thread_state thread;
   std::vector<child_of_program> children;
   std::size_t look_at = 16;
+  prepare_for_children();
   const answer ready;
-  static_cast<void>(::send(socket, &ready, sizeof ready, MSG_NOSIGNAL));
+  send_with_descriptors(socket, ready, {});
   while (::getppid() == program) {
-    pollfd asked{socket, POLLIN, 0};
+    pollfd watched[] = {{socket, POLLIN, 0}, {children.empty() ? -1 : children.back().process.get(), POLLIN, 0}};
     // A signal also comes when only the thread ends that started this.
-    if (::ppoll(&asked, 1, nullptr, &while_waiting) < 0) continue;
-    received_request received = receive_request(socket);
-    if (!received.fine && received.descriptors.empty()) break;
-    if (children.size() >= look_at) {
-      look_after(children);
-      look_at = 2 * children.size() + 16;
+    if (::ppoll(watched, std::size(watched), nullptr, &while_waiting) < 0) continue;
+    if (watched[1].revents != 0) {
+      if (children.size() >= look_at) {
+        look_after(children);
+        look_at = 2 * children.size() + 16;
+      }
+      if (!announce_child(socket, children, thread)) break;
     }
-    const answer answered = received.message.kind == request_kind::preload
-                                ? run_preloaded(received)
-                                : fork_call(socket, received, children, thread);
-    static_cast<void>(::send(socket, &answered, sizeof answered, MSG_NOSIGNAL));
+    if (watched[0].revents == 0) continue;
+    const received<request> received = receive<request>(socket);
+    if (!received.fine) break;
+    if (received.message.kind == request_kind::stop) platform::leave(0);
+    if (received.message.kind == request_kind::child) {
+      if (!announce_child(socket, children, thread)) break;
+    } else {
+      send_with_descriptors(socket, run_preloaded(received), {});
+    }
   }
   // The end of the conversation is the program's end, or that of its image, seen before the kernel has told.
   while (!children.empty() && ::getppid() == program) {

@@ -16,6 +16,7 @@ struct program_started {
   pid_t pid = -1;
   const char* failed = nullptr;  ///< what could not be done; null: it was started
   int error = 0;
+  int process = -1;  ///< its descriptor, where there is one already; the receiver's to close
 };
 
 /// Starts this program's own image, whatever has become of its file, with its arguments, environment and working

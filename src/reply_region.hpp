@@ -113,7 +113,7 @@ class reply_region_owner {
   [[nodiscard]] int descriptor() const;
 
   /// Makes the region of the next call and unmaps that of the last one, while there is nothing else to do.
-  static void prepare_next() noexcept;
+  static void prepare_next(bool sent) noexcept;
 
  private:
   struct mapping;

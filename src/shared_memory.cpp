@@ -90,10 +90,11 @@ class keeper {
 
 struct reply_region_owner::between_calls {
   static inline keeper<mapping> next;
+  static inline keeper<mapping> next_sent;
   static inline keeper<mapping> last;
 };
 
-reply_region_owner::reply_region_owner(bool sent) : mapping_(sent ? nullptr : between_calls::next.take()) {
+reply_region_owner::reply_region_owner(bool sent) : mapping_((sent ? between_calls::next_sent : between_calls::next).take()) {
   if (!mapping_) mapping_ = mapping::make(sent);
   region_ = mapping_->region();
 }
@@ -105,14 +106,16 @@ reply_region_owner::~reply_region_owner() {
   if (region_->written.load() < reply_region::window_size) between_calls::last.put(mapping_);
 }
 
-void reply_region_owner::prepare_next() noexcept {
+void reply_region_owner::prepare_next(bool sent) noexcept {
   between_calls::last.take();
-  if (!between_calls::next.is_empty()) return;
+  auto& next = sent ? between_calls::next_sent : between_calls::next;
+  if (!next.is_empty()) return;
   try {
-    auto fresh = mapping::make(false);
+    auto fresh = mapping::make(sent);
     // The first touch makes the page.
     fresh->region()->go.store(0);
-    between_calls::next.put(fresh);
+    if (sent) *fresh->region()->ring() = std::byte{};
+    next.put(fresh);
   } catch (const std::bad_alloc&) {
   }
 }

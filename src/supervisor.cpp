@@ -284,7 +284,7 @@ void supervised_call::cancel() noexcept {
   auto forked = platform::fork_child(plan_);
   if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), bell_.descriptor());
   if (!took(std::move(forked), "fork")) return false;
-  reply_region_owner::prepare_next();
+  reply_region_owner::prepare_next(false);
   return true;
 }
 
@@ -315,7 +315,7 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
   };
   program_started started;
   if (by_server) {
-    started = fork_by_server(descriptors, !limits_.given().terminate_child_processes, note_start);
+    started = call_by_server(descriptors, note_start);
   } else {
     note_start();
     started = start_program(program_role::call, descriptors, true);
@@ -324,7 +324,11 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
     failed_ = {started.failed, started.error};
     return false;
   }
-  return took(platform::watch_started_child(plan_, started.pid), "watch the child");
+  if (!took(platform::watch_started_child(plan_, started.pid, platform::call_fd(started.process)), "watch the child")) {
+    return false;
+  }
+  reply_region_owner::prepare_next(true);
+  return true;
 }
 
 bool supervised_call::took(platform::fork_result started, const char* stage) {

@@ -9,7 +9,7 @@
 //
 // It is this program, started again, with one thread and next to nothing open. A call costs a fork of it, however much
 // memory and however many threads the caller has. It ends with the program; when it is killed, the next call starts
-// another, and the preloaded functions run again in that.
+// another, and the preloaded functions run again in that. One child waits beside it for the next call.
 
 #include <functional>
 #include <type_traits>
@@ -35,9 +35,9 @@ void start();
 /// server is one. The next call starts another. Thread-safe.
 void stop() noexcept;
 
-/// Has `fn` run once in the server: at once where it runs already, else when it is started. Functions run in the order
-/// given; what they leave in globals and on the heap is there in each call. They must not start threads.
-/// Thread-safe. Throws `StartException` where the server runs and `fn` failed in it.
+/// Has `fn` run once in the server, when it is started; where it runs already, it is started anew at once. Functions run in
+/// the order given; what they leave in globals and on the heap is there in each call. They must not start threads.
+/// Thread-safe. Throws `StartException` where the server runs already and `fn` fails in the new one.
 template <class F>
 void preload(F fn) {
   static_assert(std::is_invocable_v<F&>, "pynisher: preload() needs something that can be called without arguments.");

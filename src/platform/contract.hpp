@@ -198,7 +198,7 @@ class child_process {
  private:
   friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
-  friend struct fork_result watch_started_child(child_plan& plan, pid_t pid);
+  friend struct fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process);
   pid_t pid_ = -1;
   call_fd pidfd_;
 };
@@ -243,7 +243,8 @@ bool somebody_else_may_reap() noexcept;
 fork_result fork_child(child_plan& plan);
 
 /// For a child that was started afresh: the same as `fork_child` does after the fork.
-fork_result watch_started_child(child_plan& plan, pid_t pid);
+/// `process`: its descriptor, where there is one already.
+fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process = call_fd());
 /// Lets a child go on that has said that it is ready; measures it first, where growth is to be measured. False: it
 /// cannot be measured, and the child still waits.
 bool let_go(const child_process& child, child_plan& plan);
@@ -255,6 +256,8 @@ void note_outer_limits(bool within_memory_limit) noexcept;
 /// True within a limited call that has a memory limit, or is in such a call.
 bool is_within_memory_limit() noexcept;
 
+/// In a child that waits for its call: as much of `set_up_child` as does not depend on the call.
+void prepare_set_up() noexcept;
 /// In the child: everything from the death with the parent to the limits. On failure the stage and error
 /// number are in the region and it does not return.
 void set_up_child(const child_plan& plan, pid_t parent) noexcept;

@@ -51,6 +51,7 @@ struct alignas(2048) {
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;
   bool is_fresh = false;
+  bool is_prepared = false;
   std::optional<std::chrono::nanoseconds> cpu_limit;
   bool has_memory_limit = false;
 } surrounding;
@@ -163,7 +164,7 @@ void write_crash_note(int signal, const siginfo_t& info, const void* context, in
 /// Notes what the kernel does not tell a parent, ends what the call started, and lets the crash go on.
 void note_crash(int signal, siginfo_t* info, void* context) {
   const int last_error = errno;
-  // What the function forks has inherited this handler, but not the region.
+  // What the function forks has inherited this handler, but not the region; one that waits has none yet.
   if (raw::call(SYS_getpid) == surrounding.pid) {
     if (surrounding.is_fresh) surrounding.region->peak.store(peak_of(static_cast<pid_t>(surrounding.pid)));
     write_crash_note(signal, *info, context, last_error);
@@ -277,6 +278,11 @@ void note_outer_limits(bool within_memory_limit) noexcept { surrounding.has_memo
 
 bool is_within_memory_limit() noexcept { return surrounding.has_memory_limit; }
 
+void prepare_set_up() noexcept {
+  surrounding.is_prepared = true;
+  watch_for_crashes();
+}
+
 [[gnu::hot]] void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   const detail::settings& limits = *plan.limits;
   surrounding.pid = raw::call(SYS_getpid);
@@ -292,7 +298,9 @@ bool is_within_memory_limit() noexcept { return surrounding.has_memory_limit; }
   forget_calls_in_flight();
   close_descriptors_of_calls(plan.doorbell);
   if (!limits.given().name.empty()) show_as(limits.given().name);
-  watch_for_crashes();
+  if (!surrounding.is_prepared) watch_for_crashes();
+  // What the function forks, and calls in it, have to see for themselves.
+  surrounding.is_prepared = false;
   if (limits.memory() || plan.cpu_limit) drop_privilege();
 
   surrounding.is_fresh = plan.parentage == parentage::fresh;

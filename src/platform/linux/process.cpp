@@ -307,11 +307,11 @@ bool somebody_else_may_reap() noexcept {
   return watch_started_child(plan, pid);
 }
 
-fork_result watch_started_child(child_plan& plan, pid_t pid) {
+fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process) {
   fork_result result;
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
-  result.child.pidfd_ = call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  result.child.pidfd_ = process ? std::move(process) : call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
   bool fine = result.child.pidfd_ || errno == ESRCH;
   // A child that is started afresh has not taken its arguments yet, and says when it has.
