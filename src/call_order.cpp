@@ -51,7 +51,7 @@ void write_order(output_archive& out, const settings& limits, const platform::ch
   out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit,
       plan.measures_growth, plan.waits_for_go, platform::is_within_memory_limit());
   out.write(&mask, sizeof mask);
-  out(platform::shown_name());
+  out(platform::shown_name(), std::string(plan.process_bound != nullptr ? plan.process_bound : ""));
   out(environment);
 }
 
@@ -108,6 +108,7 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
   platform::child_plan plan;
   std::unique_ptr<child_task> task;
   std::int64_t program = 0;
+  std::string process_bound;
   sigset_t mask;
   sigemptyset(&mask);
   try {
@@ -119,7 +120,7 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
        within_memory_limit);
     in.read(&mask, sizeof mask);
     std::string name;
-    in(name);
+    in(name, process_bound);
     platform::show_as_thread(name);
     std::string environment;
     in(environment);
@@ -143,6 +144,7 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
   plan.doorbell = doorbell;
   plan.started = platform::clock::time_point(std::chrono::nanoseconds(region->started.load()));
   plan.parentage = parentage;
+  if (!process_bound.empty()) plan.process_bound = process_bound.c_str();
   platform::set_up_child(plan, static_cast<pid_t>(program));
   pthread_sigmask(SIG_SETMASK, &mask, nullptr);
   errno = 0;

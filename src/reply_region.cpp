@@ -40,6 +40,8 @@ const char* to_string(start_stage stage) {
       return "set the wall time limit";
     case start_stage::memory_limit:
       return "set the memory limit";
+    case start_stage::process_bound:
+      return "limit the number of processes";
   }
   return "unknown stage";
 }

@@ -93,6 +93,7 @@ enum class start_stage : std::uint32_t {
   cpu_limit,
   wall_limit,
   memory_limit,
+  process_bound,
 };
 const char* to_string(start_stage stage);
 

@@ -105,6 +105,7 @@ class supervised_call {
   std::atomic<bool> cancelled_{false};
   std::stop_callback<asks_to_cancel> on_stop_;
   held_mark mark_;
+  std::optional<platform::process_bound> process_bound_;
   platform::child_plan plan_;
   platform::child_process child_;
   reply_reader reader_;

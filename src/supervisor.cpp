@@ -266,6 +266,14 @@ void supervised_call::cancel() noexcept {
   }
   if (limits_.given().terminate_child_processes) limits_.death_watch().start();
 
+  if (limits_.given().processes != 0) {
+    process_bound_.emplace(limits_.given().processes);
+    if (!*process_bound_) {
+      failed_ = {"limit the number of processes", errno};
+      return false;
+    }
+    plan_.process_bound = process_bound_->entry().c_str();
+  }
   plan_.limits = &limits_;
   plan_.region = &region_.get();
   plan_.mark = mark_.get();

@@ -98,7 +98,8 @@ struct options {
   time_span wall_time{};
   start_method context = start_method::automatic;
   memory_measure measure = memory_measure::growth;
-  /// Processes and threads that the call may have at once; 0: no limit.
+  /// Processes and threads that the call may have at once, its child included; 0: no limit. One more is refused to it by
+  /// the kernel (`EAGAIN`). Needs a pids cgroup in which this process may make groups: `supports("process_count")`.
   std::uint32_t processes = 0;
   /// Write warnings to stderr, or to the sink of `set_warning_sink`.
   bool warnings = true;

@@ -155,6 +155,28 @@ enum class parentage : std::uint8_t {
   adopted,  ///< the forkserver's, made the program's own child
 };
 
+/// A bound on how many processes and threads a call may have at once, the child included, enforced by the kernel.
+class process_bound {
+ public:
+  /// None.
+  process_bound() = default;
+  /// False with errno set: it cannot be made.
+  explicit process_bound(std::uint64_t most);
+  process_bound(const process_bound&) = delete;
+  process_bound& operator=(const process_bound&) = delete;
+  /// Whatever has outlived the call is bound no longer.
+  ~process_bound();
+  [[nodiscard]] explicit operator bool() const { return !entry_.empty(); }
+  /// How the child enters, for `join_process_bound`.
+  [[nodiscard]] const std::string& entry() const { return entry_; }
+
+ private:
+  std::string group_, entry_;
+};
+std::string why_no_process_bound();
+/// In the child. False: it could not.
+bool join_process_bound(const char* entry) noexcept;
+
 /// Everything that the child's set-up needs, filled in by the parent before the fork.
 struct child_plan {
   const detail::settings* limits = nullptr;
@@ -166,6 +188,7 @@ struct child_plan {
   mapped_memory at_start;     ///< what the child starts with; filled in by `fork_child` where growth is measured
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
   int doorbell = -1;
+  const char* process_bound = nullptr;  ///< its entry; null: there is none
   const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
   platform::parentage parentage = parentage::copy;
 };

@@ -1,10 +1,13 @@
 // A hundred thousand calls that end at random: does anything grow, does anything get slower?
 //
-//     soak [calls] [seed]
+//     soak [calls] [seed] [fork|spawn|forkserver] [busy loops beside it]
 //
 // Prints the latency of the first and the last thousand calls, and exits with 1 if the program is not at its end as it
 // was after the first thousand.
 
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,9 +39,18 @@ struct mixed {
   verdict (*call)();
 };
 
+pynisher::start_method method = pynisher::start_method::fork;
+
 template <class F>
 verdict verdict_of(F fn, pynisher::options limits = {}) {
+  limits.context = method;
   return limit(fn, std::move(limits)).try_call().verdict();
+}
+/// Killed from outside, at a moment of its own.
+verdict verdict_of_killed() {
+  auto call = limit(support::sleep_forever, {.context = method, .warnings = false}).start();
+  ::kill(static_cast<pid_t>(call.pid()), SIGKILL);
+  return call.get_outcome().verdict();
 }
 
 const mixed calls[] = {
@@ -47,7 +59,8 @@ const mixed calls[] = {
     {"exception", 10, verdict::raised, [] { return verdict_of([] { throw std::out_of_range("row 7"); }); }},
     {"exit", 8, verdict::exited, [] { return verdict_of([] { std::exit(3); }); }},
     {"crash", 5, verdict::signalled, [] { return verdict_of(support::write_to_null); }},
-    {"kill", 5, verdict::signalled, [] { return verdict_of([] { ::raise(SIGKILL); }); }},
+    {"kill", 3, verdict::signalled, [] { return verdict_of([] { ::raise(SIGKILL); }); }},
+    {"kill from outside", 2, verdict::signalled, verdict_of_killed},
     {"wall limit", 3, verdict::wall_timeout, [] { return verdict_of(support::sleep_forever, {.wall_time = 2ms}); }},
     {"cpu limit", 2, verdict::cpu_timeout, [] { return verdict_of(support::spin_forever, {.cpu_time = 2ms}); }},
     {"tree", 2, verdict::returned,
@@ -83,10 +96,21 @@ void print_percentiles(const char* what, std::vector<double> microseconds) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  pynisher::init(argc, argv);
   const long count = argc > 1 ? std::atol(argv[1]) : 100'000;
   const auto seed = static_cast<unsigned>(argc > 2 ? std::atol(argv[2]) : 1);
+  const std::string wanted = argc > 3 ? argv[3] : "fork";
+  const int loops = argc > 4 ? std::atoi(argv[4]) : 0;
+  if (wanted == "spawn") method = pynisher::start_method::spawn;
+  if (wanted == "forkserver") method = pynisher::start_method::forkserver;
+  for (int i = 0; i < loops; ++i) {
+    if (::fork() != 0) continue;
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) {
+    }
+  }
   const long edge = std::min(1000L, count / 2);
-  std::printf("%ld calls, seed %u\n", count, seed);
+  std::printf("%ld calls by %s, seed %u\n", count, wanted.c_str(), seed);
   std::mt19937 random(seed);
   std::vector<double> first, last;
   concurrency::world before;
@@ -106,10 +130,13 @@ int main(int argc, char** argv) {
       if (i >= count - edge) last.push_back(took);
     }
     if (i == edge) {
+      // Its children come and go.
+      pynisher::forkserver::stop();
       before = concurrency::look_around(false);
       resident_before = concurrency::resident_bytes();
     }
   }
+  pynisher::forkserver::stop();
   const std::uint64_t resident_after = concurrency::resident_bytes();
   const std::string changed = concurrency::changes(before, concurrency::look_around(false));
   print_percentiles("values in the first thousand", first);

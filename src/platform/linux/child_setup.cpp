@@ -293,6 +293,7 @@ void prepare_set_up() noexcept {
 
   tie_to_program(parent, plan.parentage);
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
+  if (plan.process_bound != nullptr && !join_process_bound(plan.process_bound)) give_up(start_stage::process_bound, -EACCES);
   empty_standard_input();
   forget_stdio();
   forget_calls_in_flight();

@@ -98,8 +98,10 @@ std::string why_not(feature what) {
       return {};
     case feature::memory_tree:
       return std::string("measure: resident_tree is not counted yet; ") + later;
-    case feature::process_count:
-      return std::string("processes: their number is not limited yet; ") + later;
+    case feature::process_count: {
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, why_no_process_bound);
+    }
   }
   return "no such feature";
 }

@@ -1,0 +1,121 @@
+// How many processes and threads a call may have.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/functions.hpp"
+#include "support/outcomes.hpp"
+#include "support/processes.hpp"
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using pynisher::limit;
+using pynisher::verdict;
+using support::EndedAs;
+
+class ProcessBound : public support::per_start_method {
+  void SetUp() override { SKIP_UNLESS_SUPPORTED("process_count"); }
+};
+FOR_EACH_START_METHOD(ProcessBound);
+
+/// How many children it gets, of `wanted`; -1: it was refused for another reason than that there were too many.
+int fork_until_refused(int wanted) {
+  for (int made = 0; made < wanted; ++made) {
+    const pid_t child = ::fork();
+    if (child == 0) support::sleep_two_minutes();
+    if (child < 0) return errno == EAGAIN ? made : -1;
+  }
+  return wanted;
+}
+int start_threads_until_refused(int wanted) {
+  static std::atomic<bool> go_on{false};
+  std::vector<std::thread> threads;
+  int made = 0;
+  try {
+    for (; made < wanted; ++made) {
+      threads.emplace_back([] {
+        while (!go_on.load()) std::this_thread::sleep_for(1ms);
+      });
+    }
+  } catch (const std::system_error&) {
+  }
+  go_on.store(true);
+  for (auto& thread : threads) thread.join();
+  return made;
+}
+/// One after the other: there are never more than two.
+int many_short_ones(int count) {
+  int good = 0;
+  for (int i = 0; i < count; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(0);
+    good += child > 0 && ::waitpid(child, nullptr, 0) == child ? 1 : 0;
+  }
+  return good;
+}
+[[noreturn]] void fork_without_end() {
+  for (;;) ::fork();
+}
+
+TEST_P(ProcessBound, CountsTheChildAndWhatItStarts) {
+  EXPECT_EQ(limit(fork_until_refused, with({.processes = 5}))(20), 4);
+  EXPECT_EQ(limit(fork_until_refused, with({.processes = 1}))(20), 0);
+  EXPECT_EQ(limit(fork_until_refused, with({.processes = 50}))(20), 20);
+}
+
+TEST_P(ProcessBound, CountsThreads) {
+  SKIP_UNDER_SANITIZER("it has threads of its own");
+  EXPECT_EQ(limit(start_threads_until_refused, with({.processes = 5}))(20), 4);
+}
+
+TEST_P(ProcessBound, IsAboutHowManyThereAreAtOnce) { EXPECT_EQ(limit(many_short_ones, with({.processes = 2}))(50), 50); }
+
+TEST_P(ProcessBound, HoldsAForkBombAndLeavesNothingOfIt) {
+  EXPECT_THAT(limit(fork_without_end, with({.wall_time = 300ms, .processes = 30})).try_call(),
+              EndedAs(verdict::wall_timeout));
+  EXPECT_EQ(limit(fork_until_refused, with({.processes = 5}))(20), 4);
+}
+
+int inner_count(int method, int bound) {
+  return limit(fork_until_refused, {.context = static_cast<pynisher::start_method>(method),
+                                    .processes = static_cast<std::uint32_t>(bound),
+                                    .warnings = false})(40);
+}
+
+TEST_P(ProcessBound, OfAnInnerCallCanOnlyBeTighter) {
+  // The inner call's child counts for both; so do the outer call's child and, with a forkserver, what that has.
+  EXPECT_EQ(limit(inner_count, with({.processes = 30}))(static_cast<int>(GetParam()), 3), 2);
+  const int got = limit(inner_count, with({.processes = 12}))(static_cast<int>(GetParam()), 100);
+  EXPECT_LE(got, 10);
+  EXPECT_GE(got, 7);
+}
+
+TEST_P(ProcessBound, IsGoneForWhatOutlivesTheCall) {
+  const auto leaves_one = [](const std::string& path) {
+    if (::fork() != 0) return;
+    support::log_process(path.c_str());
+    support::sleep_two_minutes();
+  };
+  support::process_log log;
+  limit(leaves_one, with({.processes = 5, .terminate_child_processes = false}))(log.path());
+  support::await_logged(log.path(), 1);
+  EXPECT_FALSE(support::is_gone(log.pids().at(0)));
+  ::kill(log.pids().at(0), SIGKILL);
+}
+
+}  // namespace
