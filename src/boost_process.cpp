@@ -116,9 +116,8 @@ class without_signals {
 
 program_started start_program(program_role role, std::span<const int> descriptors, bool with_output) {
   program_started result;
-  if (!can_be_started_again()) {
-    result.failed = "pynisher::init(argc, argv) was not called at the beginning of main, which context = spawn and "
-                    "forkserver need";
+  if (const char* why = why_not_started_again(); why != nullptr) {
+    result.failed = why;
     result.error = EPERM;
     return result;
   }

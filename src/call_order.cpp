@@ -48,8 +48,8 @@ void write_order(output_archive& out, const settings& limits, const platform::ch
   std::string environment;
   if (plan.parentage == platform::parentage::adopted) environment = platform::environment();
   limits.send(out);
-  out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit,
-      plan.measures_growth, plan.waits_for_go, platform::is_within_memory_limit());
+  out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory,
+      plan.measures_growth, plan.waits_for_go, platform::is_within_memory_limit(), plan.conversation >= 0);
   out.write(&mask, sizeof mask);
   out(platform::shown_name(), std::string(plan.process_bound != nullptr ? plan.process_bound : ""));
   out(environment);
@@ -99,7 +99,7 @@ class order_bytes {
 
 }  // namespace
 
-void follow_order(int region_file, int doorbell, int order_file, platform::parentage parentage) {
+void follow_order(int region_file, int doorbell, int order_file, int conversation, platform::parentage parentage) {
   auto* region = map_received_region(region_file);
   if (region == nullptr) platform::leave(1);
   ::close(region_file);
@@ -116,8 +116,10 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
     input_archive in(order.data(), order.size());
     limits.emplace(settings::received(in));
     bool within_memory_limit = false;
-    in(program, plan.mark.value, plan.mark.span, plan.cpu_limit, plan.measures_growth, plan.waits_for_go,
-       within_memory_limit);
+    bool has_conversation = false;
+    in(program, plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory, plan.measures_growth, plan.waits_for_go,
+       within_memory_limit, has_conversation);
+    if (has_conversation) plan.conversation = conversation;
     in.read(&mask, sizeof mask);
     std::string name;
     in(name, process_bound);
@@ -136,8 +138,13 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
     // Not even the limits: another version of the library's wrote them.
     platform::leave(1);
   }
-  if (region->order_size.load() > reply_region::ring_size) ::close(order_file);
+  if (region->order_size.load() > reply_region::ring_size || plan.conversation >= 0) ::close(order_file);
 
+  // Never closed; listed, so that what this process calls has not got them.
+  static_cast<void>(new platform::call_fd(doorbell));
+  if (plan.conversation >= 0) static_cast<void>(new platform::call_fd(plan.conversation));
+  // What was read stays in the file; here it would count as memory of the function's.
+  platform::forget_pages(region->ring(), reply_region::ring_size);
   prepare_for_children();
   plan.limits = &*limits;
   plan.region = region;
@@ -148,7 +155,7 @@ void follow_order(int region_file, int doorbell, int order_file, platform::paren
   platform::set_up_child(plan, static_cast<pid_t>(program));
   pthread_sigmask(SIG_SETMASK, &mask, nullptr);
   errno = 0;
-  run_in_child(*task, *region, doorbell);
+  run_in_child(*task, *region, plan);
 }
 
 }  // namespace pynisher::detail

@@ -45,7 +45,8 @@ class order_sink final : public byte_sink {
 void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const sigset_t& mask);
 
 /// In the child: sets itself up as the order says, makes the call, and leaves.
-/// `order_file`: used where the order is larger than the region's ring.
-[[noreturn]] void follow_order(int region_file, int doorbell, int order_file, platform::parentage parentage);
+/// `order_file`: used where the order is larger than the region's ring. `conversation`: used where the order says so.
+[[noreturn]] void follow_order(int region_file, int doorbell, int order_file, int conversation,
+                               platform::parentage parentage);
 
 }  // namespace pynisher::detail

@@ -50,8 +50,8 @@ class without_signals {
 /// Shared by the handle and the thread. `call` is the thread's, but for `cancel`, which asks under the mutex.
 class flight {
  public:
-  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask)
-      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask) {}
+  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask, int conversation)
+      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask), conversation_(conversation) {}
 
   // --- the thread's side
 
@@ -60,7 +60,7 @@ class flight {
     bool runs = false;
     try {
       call_.emplace(*limits_, &bell);
-      runs = call_->start(task, &mask_);
+      runs = call_->start(task, &mask_, conversation_);
     } catch (const std::bad_alloc&) {
       call_.reset();
     }
@@ -133,6 +133,7 @@ class flight {
   const std::shared_ptr<const settings> limits_;
   const call_name name_;
   const sigset_t mask_;
+  const int conversation_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<supervised_call> call_;
@@ -281,43 +282,56 @@ class flight_thread {
   std::thread thread_;
 };
 
-call_in_flight::call_in_flight(std::shared_ptr<const settings> limits, child_task& task) {
-  warn_before(*limits);
-  sigset_t mask;
-  pthread_sigmask(SIG_SETMASK, nullptr, &mask);
-  thread_ = flight_thread::get();
-  flight_ = std::make_shared<flight>(std::move(limits), task.name(), mask);
-  thread_->take_on(flight_, task);
-  flight_->await_start();
-}
+namespace {
 
-call_in_flight::~call_in_flight() {
-  if (!flight_) return;
-  if (thread_->owner() != platform::process_number()) {
-    static_cast<void>(new call_in_flight(std::move(*this)));
-    return;
+/// The program's end of a flight.
+class flight_handle final : public call_in_flight {
+ public:
+  flight_handle(std::shared_ptr<const settings> limits, child_task& task, int conversation) {
+    warn_before(*limits);
+    sigset_t mask;
+    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    parts_ = std::make_unique<parts>();
+    parts_->thread = flight_thread::get();
+    parts_->flight = std::make_shared<flight>(std::move(limits), task.name(), mask, conversation);
+    parts_->thread->take_on(parts_->flight, task);
+    parts_->flight->await_start();
   }
-  flight_->cancel();
-  flight_->wait(std::nullopt);
-}
+  flight_handle(const flight_handle&) = delete;
+  flight_handle& operator=(const flight_handle&) = delete;
+  ~flight_handle() override {
+    if (parts_->thread->owner() != platform::process_number()) {
+      // A forked copy of the program has neither the thread nor the call.
+      static_cast<void>(parts_.release());
+      return;
+    }
+    parts_->flight->cancel();
+    parts_->flight->wait(std::nullopt);
+  }
 
-call_in_flight& call_in_flight::operator=(call_in_flight&& other) noexcept {
-  call_in_flight old(std::move(*this));
-  thread_ = std::move(other.thread_);
-  flight_ = std::move(other.flight_);
-  return *this;
-}
+  bool wait(std::optional<clock::time_point> until) override { return parts_->flight->wait(until); }
+  void cancel() override { parts_->flight->cancel(); }
+  std::int64_t pid() override { return parts_->flight->pid(); }
+  void when_done(std::function<void()> tell) override { parts_->flight->when_done(std::move(tell)); }
+  raw_outcome conclude() override {
+    raw_outcome out = parts_->flight->conclude();
+    platform::take_pending_default_action();
+    return out;
+  }
 
-bool call_in_flight::wait(std::optional<std::chrono::steady_clock::time_point> until) const { return flight_->wait(until); }
-void call_in_flight::cancel() const {
-  if (flight_) flight_->cancel();
-}
-std::int64_t call_in_flight::pid() const { return flight_->pid(); }
-void call_in_flight::when_done(std::function<void()> tell) const { flight_->when_done(std::move(tell)); }
-raw_outcome call_in_flight::conclude() {
-  raw_outcome out = flight_->conclude();
-  platform::take_pending_default_action();
-  return out;
+ private:
+  struct parts {
+    std::shared_ptr<flight_thread> thread;  // goes after the flight
+    std::shared_ptr<detail::flight> flight;
+  };
+  std::unique_ptr<parts> parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<call_in_flight> start_in_flight(std::shared_ptr<const settings> limits, child_task& task,
+                                                int conversation) {
+  return std::make_unique<flight_handle>(std::move(limits), task, conversation);
 }
 
 }  // namespace pynisher::detail

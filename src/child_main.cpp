@@ -34,6 +34,7 @@ struct {
   std::terminate_handler terminate_before = nullptr;
   std::atomic<pid_t> replying_thread{0};
   bool is_prepared = false;
+  int conversation = -1;
 } call;
 
 /// The function may fork; what it forks inherits our handlers, but is not the child.
@@ -48,11 +49,6 @@ void claim_reply() {
   pid_t nobody = 0;
   const pid_t self = platform::thread_number();
   if (!call.replying_thread.compare_exchange_strong(nobody, self) && nobody != self) wait_for_the_end();
-}
-
-void flush_output() {
-  platform::flush_iostreams();
-  platform::flush_all_stdio();
 }
 
 [[noreturn]] void end_and_leave(int code) {
@@ -136,6 +132,15 @@ void on_quick_exit_called(int code) {
 
 }  // namespace
 
+void flush_output() {
+  platform::flush_iostreams();
+  platform::flush_all_stdio();
+}
+
+int own_conversation() noexcept { return is_the_child() ? call.conversation : -1; }
+
+void forget_reply() noexcept { call.replying_thread.store(0); }
+
 void prepare_for_children() {
   add_standard_codecs();
   if (emergency_memory.load(std::memory_order_relaxed) == nullptr) {
@@ -156,14 +161,15 @@ void begin_reply() {
   platform::catch_exits(on_exit_called, on_quick_exit_called);
 }
 
-[[gnu::hot]] void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept {
-  reply_writer writer(region, doorbell);
+[[gnu::hot]] void run_in_child(child_task& task, reply_region& region, const platform::child_plan& plan) noexcept {
+  reply_writer writer(region, plan.doorbell);
   output_archive archive(writer, writer.first());
   call.pid = platform::process_number();
   call.region = &region;
   call.writer = &writer;
   call.archive = &archive;
   call.replying_thread.store(0);
+  call.conversation = plan.conversation;
   if (!call.is_prepared) prepare_to_run();
   // What the function starts is no such child.
   call.is_prepared = false;

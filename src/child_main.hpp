@@ -2,6 +2,7 @@
 
 #include <pynisher/detail/execute.hpp>
 
+#include "platform/contract.hpp"
 #include "reply_region.hpp"
 
 namespace pynisher::detail {
@@ -13,6 +14,13 @@ void prepare_for_children();
 void prepare_to_run() noexcept;
 
 /// In the child, after its set-up: runs the task, sends what comes of it, leaves.
-[[noreturn]] void run_in_child(child_task& task, reply_region& region, int doorbell) noexcept;
+[[noreturn]] void run_in_child(child_task& task, reply_region& region, const platform::child_plan& plan) noexcept;
+
+/// In the child: its conversation, if it has one; else -1.
+int own_conversation() noexcept;
+/// In the child: nobody is replying any more; the next call may.
+void forget_reply() noexcept;
+/// In the child: writes out what is buffered.
+void flush_output();
 
 }  // namespace pynisher::detail

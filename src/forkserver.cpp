@@ -16,6 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -125,6 +126,15 @@ received<Message> receive(int socket, int flags = 0) {
 
 // --- the program's side ---------------------------------------------------------------------------------------
 
+/// Whom the kernel takes this process for.
+struct rights_of_process {
+  uid_t user = 0, effective_user = 0;
+  gid_t group = 0, effective_group = 0;
+
+  static rights_of_process now() { return {::getuid(), ::geteuid(), ::getgid(), ::getegid()}; }
+  friend bool operator==(const rights_of_process&, const rights_of_process&) = default;
+};
+
 /// A child that waits for its call.
 struct waiting_child {
   unique_fd socket;
@@ -135,28 +145,35 @@ struct waiting_child {
 /// This process's server. A forked copy of the program has none.
 struct server {
   std::mutex turn;  ///< to ask, or to start or end it
-  std::atomic<bool> turn_is_taken{false};
+  std::atomic<int> turn_users{0};  ///< those who have it, want it, or are giving it back
   int socket = -1;
   pid_t pid = 0;
   unique_fd process;
   waiting_child next;
+  rights_of_process started_with;
   std::vector<std::vector<std::byte>> preloads;  ///< functions, packed
 };
 
-/// Never destroyed: calls may be made while the program's statics are. In place, to be made anew in a forked copy.
-alignas(server) std::byte server_memory[sizeof(server)];
-server* const the_server = new (server_memory) server;
+/// There before all statics of the program, and never destroyed: calls may be made while those are. In place, to be made
+/// anew in a forked copy.
+union server_storage {
+  server value;
+  constexpr server_storage() : value() {}
+  ~server_storage() {}
+};
+constinit server_storage server_memory;
+constexpr server* the_server = &server_memory.value;
 
 /// Only looks, where there is nothing to be forgotten: writing would cost each forked child a copied page.
 [[gnu::hot]] void forget_server() {
-  if (the_server->socket < 0 && !the_server->turn_is_taken.load(std::memory_order_relaxed)) return;
+  if (the_server->socket < 0 && the_server->turn_users.load(std::memory_order_relaxed) == 0) return;
   if (the_server->socket >= 0) ::close(the_server->socket);
   for (const unique_fd* own : {&the_server->process, &the_server->next.socket, &the_server->next.process}) {
     if (*own) ::close(own->get());
   }
   auto preloads = std::move(the_server->preloads);
   // The mutex may be locked by a thread that this process has not got.
-  auto* fresh = new (server_memory) server;
+  auto* fresh = new (the_server) server;
   fresh->preloads = std::move(preloads);
 }
 
@@ -164,13 +181,16 @@ server* const the_server = new (server_memory) server;
 
 class having_turn {
  public:
-  having_turn() : lock_(the_server->turn) { the_server->turn_is_taken.store(true, std::memory_order_relaxed); }
-  ~having_turn() { the_server->turn_is_taken.store(false, std::memory_order_relaxed); }
+  having_turn() {
+    the_server->turn_users.fetch_add(1);
+    the_server->turn.lock();
+  }
+  ~having_turn() {
+    the_server->turn.unlock();
+    the_server->turn_users.fetch_sub(1);
+  }
   having_turn(const having_turn&) = delete;
   having_turn& operator=(const having_turn&) = delete;
-
- private:
-  std::lock_guard<std::mutex> lock_;
 };
 
 bool is_stopped(pid_t pid) {
@@ -189,13 +209,19 @@ bool is_stopped(pid_t pid) {
 /// By descriptor: a handler of the application's may have reaped it, and the number be another's.
 void kill_and_reap(const unique_fd& process) noexcept {
   if (!process) return;
-  ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
+  if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0 && errno == EPERM) {
+    // The program has given up rights since. It ends by itself when nobody speaks to it any more.
+    pollfd ended{process.get(), POLLIN, 0};
+    constexpr int patience_ms = 2000;
+    if (::poll(&ended, 1, patience_ms) <= 0) return;
+  }
   siginfo_t ended;
   while (::syscall(SYS_waitid, P_PIDFD, process.get(), &ended, WEXITED | __WALL, nullptr) < 0 && errno == EINTR) {
   }
 }
 
 void dismiss_waiting_child() noexcept {
+  the_server->next.socket = unique_fd();
   kill_and_reap(the_server->next.process);
   the_server->next = {};
 }
@@ -218,6 +244,7 @@ void await_end_of_server() {
 void end_server() noexcept {
   if (the_server->socket < 0) return;
   if (the_server->process && !has_died()) await_end_of_server();
+  ::shutdown(the_server->socket, SHUT_WR);
   kill_and_reap(the_server->process);
   // Children that wait, and that nobody has asked for yet.
   dismiss_waiting_child();
@@ -323,17 +350,17 @@ failure run_preload(const std::vector<std::byte>& packed) {
 }
 
 failure have_server() {
-  if (the_server->socket >= 0 && has_died()) end_server();
+  const rights_of_process rights = rights_of_process::now();
+  if (the_server->socket >= 0 && (has_died() || rights != the_server->started_with)) end_server();
   if (the_server->socket >= 0) return {};
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return {"make a socket", errno, {}};
-  const unique_fd servers_end(ends[1]);
-  const program_started started = start_program(program_role::forkserver, {&ends[1], 1}, false);
-  if (started.failed != nullptr) {
-    ::close(ends[0]);
-    return {started.failed, started.error, {}};
-  }
-  the_server->socket = ends[0];
+  const unique_fd own_end(ends[0]), servers_end(ends[1]);
+  const int given = servers_end.get();
+  const program_started started = start_program(program_role::forkserver, {&given, 1}, false);
+  if (started.failed != nullptr) return {started.failed, started.error, {}};
+  the_server->socket = ::fcntl(own_end.get(), F_DUPFD_CLOEXEC, 3);
+  the_server->started_with = rights;
   the_server->pid = started.pid;
   the_server->process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, started.pid, 0)));
   if (!the_server->process) {
@@ -343,7 +370,12 @@ failure have_server() {
     end_server();
     return {"watch the forkserver", error, {}};
   }
-  if (!hear().fine) {
+  const received<answer> ready = hear();
+  if (ready.fine && ready.message.text[0] != '\0') {
+    end_server();
+    return {"start the forkserver", ECANCELED, ready.message.text};
+  }
+  if (!ready.fine) {
     return {"hear from the forkserver, which has ended before it reached pynisher::init", ECONNRESET, {}};
   }
   for (const auto& packed : the_server->preloads) {
@@ -417,6 +449,9 @@ struct child_of_program {
   unique_fd process;
 };
 
+/// Their locks would stay locked in every child.
+constexpr const char* too_many_threads = "the forkserver has more than one thread, of a static object or a preloaded function";
+
 /// The kernel writes a child's number where the C library keeps it, as it does for the library's own fork.
 struct thread_state {
   int* number = nullptr;
@@ -431,6 +466,8 @@ struct thread_state {
 
 void on_signal(int /*signal*/) {}
 
+rlimit descriptors_before{};
+
 /// The pages that every call needs become this process's own while there is time.
 void rehearse() {
   static const char here = 0;
@@ -444,6 +481,7 @@ void rehearse() {
 /// In the child that was forked: waits for its call.
 [[noreturn]] void become_call(int server, int own_socket, const std::vector<child_of_program>& siblings) {
   ::close(server);
+  ::setrlimit(RLIMIT_NOFILE, &descriptors_before);
   for (const auto& sibling : siblings) ::close(sibling.process.get());
   ::signal(SIGTERM, SIG_DFL);
   platform::prepare_set_up();
@@ -479,8 +517,9 @@ void rehearse() {
     }
   }
   const int region = take(true), doorbell = take(true);
-  follow_order(region, doorbell, at < received.descriptors.size() ? received.descriptors[at].get() : -1,
-               platform::parentage::adopted);
+  const auto next = [&] { return take(at < received.descriptors.size()); };
+  const int order = next(), conversation = next();
+  follow_order(region, doorbell, order, conversation, platform::parentage::adopted);
 }
 
 /// Forks a child, the last of `siblings` then, and announces it; false: it announces that it cannot.
@@ -534,6 +573,7 @@ answer run_preloaded(const received<request>& received) {
     } sink;
     output_archive no_reply(sink, {nullptr, nullptr});
     read_call(in)->run(no_reply);
+    if (platform::threads() > 1) throw std::runtime_error(too_many_threads);
   } catch (const std::exception& e) {
     fail(e.what()[0] != '\0' ? e.what() : "an exception without a text");
   } catch (...) {
@@ -573,7 +613,14 @@ void serve_forks(int socket) {
   std::vector<child_of_program> children;
   std::size_t look_at = 16;
   prepare_for_children();
-  const answer ready;
+  // As many descriptors as there can be: each child of the program's has one here. The children get back what was.
+  rlimit descriptors{};
+  ::getrlimit(RLIMIT_NOFILE, &descriptors);
+  descriptors_before = descriptors;
+  descriptors.rlim_cur = descriptors.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &descriptors);
+  answer ready;
+  if (platform::threads() > 1) std::strncpy(ready.text, too_many_threads, sizeof ready.text - 1);
   send_with_descriptors(socket, ready, {});
   while (::getppid() == program) {
     pollfd watched[] = {{socket, POLLIN, 0}, {children.empty() ? -1 : children.back().process.get(), POLLIN, 0}};

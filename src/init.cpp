@@ -1,5 +1,6 @@
 #include <pynisher/init.hpp>
 
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -17,18 +18,35 @@ namespace detail {
 
 namespace {
 
-struct {
+struct program_state {
   bool initialised = false;
   std::vector<std::string> arguments;
-} program;
+};
+
+/// Never destroyed: calls may be made while the program's statics are.
+program_state& program() {
+  static auto* const state = new program_state;
+  return *state;
+}
+
+/// Where the kernel takes rights for borrowed, in a set-user-ID program say, whoever started it could hand it any order.
+bool has_borrowed_rights() {
+  return ::getauxval(AT_SECURE) != 0 || ::geteuid() != ::getuid() || ::getegid() != ::getgid();
+}
 
 }  // namespace
 
-bool can_be_started_again() noexcept { return program.initialised; }
+const char* why_not_started_again() noexcept {
+  if (!program().initialised) {
+    return "call pynisher::init(argc, argv) at the beginning of main, which context = spawn and forkserver need";
+  }
+  if (has_borrowed_rights()) return "start a program again whose real and effective user differ";
+  return nullptr;
+}
 
 std::vector<const char*> arguments_of_program() {
   std::vector<const char*> arguments;
-  for (const std::string& argument : program.arguments) arguments.push_back(argument.c_str());
+  for (const std::string& argument : program().arguments) arguments.push_back(argument.c_str());
   // The name is what a program expects to find.
   if (arguments.empty()) arguments.push_back("pynisher");
   arguments.push_back(nullptr);
@@ -39,15 +57,17 @@ std::vector<const char*> arguments_of_program() {
 
 void init(int argc, char** argv) {
   using namespace detail;
-  if (!program.initialised && argv != nullptr) program.arguments.assign(argv, argv + argc);
-  program.initialised = true;
-  // Not where the program runs with more rights than whoever started it, who could hand it any order.
-  const char* const mark = ::secure_getenv(start_mark);
+  if (!program().initialised && argv != nullptr) program().arguments.assign(argv, argv + argc);
+  program().initialised = true;
+  const char* const mark = std::getenv(start_mark);
   if (mark == nullptr) return;
+  // And never on into main, which would start the program again.
+  if (has_borrowed_rights()) platform::leave(1);
   const auto role = static_cast<program_role>(mark[0]);
   ::unsetenv(start_mark);
   if (role == program_role::call) {
-    follow_order(region_descriptor, doorbell_descriptor, order_descriptor, platform::parentage::fresh);
+    follow_order(region_descriptor, doorbell_descriptor, order_descriptor, conversation_descriptor,
+                 platform::parentage::fresh);
   }
   if (role == program_role::forkserver) serve_forks(forkserver_descriptor);
   std::fprintf(stderr, "pynisher: the environment has %s, which is the library's own\n", start_mark);

@@ -24,13 +24,13 @@ struct program_started {
 /// else open, and all signals blocked. It dies with the calling thread until it says otherwise.
 program_started start_program(program_role role, std::span<const int> descriptors, bool with_output);
 
-/// True once `init` was called here: a program that is started again will find its way.
-bool can_be_started_again() noexcept;
+/// What has to be done, or cannot be, before the program can be started again; null: it can.
+const char* why_not_started_again() noexcept;
 /// What main got, with a null at the end.
 std::vector<const char*> arguments_of_program();
 /// The environment variable by which a program that is started again knows it.
 inline constexpr const char* start_mark = "PYNISHER_STARTED_AS";
 /// The descriptors of a call, beginning with the first that a started program has beside stdin, stdout and stderr.
-enum : int { region_descriptor = 3, doorbell_descriptor, order_descriptor };
+enum : int { region_descriptor = 3, doorbell_descriptor, order_descriptor, conversation_descriptor };
 
 }  // namespace pynisher::detail

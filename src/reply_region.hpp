@@ -31,6 +31,8 @@ struct reply_region {
   static constexpr std::size_t header_size = 512;
   static constexpr std::size_t ring_size = size - header_size;
   /// Published and rung for in pieces of this size, so that both sides work at the same time.
+  /// A child of the forkserver that has taken no more than this for its arguments does not wait to be measured again.
+  static constexpr std::uint64_t taken_without_asking = std::uint64_t{1} << 20;
   static constexpr std::size_t window_size = std::size_t{128} << 10;
 
   // The reply.
@@ -44,11 +46,10 @@ struct reply_region {
   std::atomic<std::uint64_t> begin;  ///< the reply's first byte; earlier ones belong to an attempt given up
   std::atomic<std::uint64_t> end;
 
-  std::atomic<std::uint32_t> go;  ///< set by the parent once it has the child's descriptor
-  std::atomic<std::uint32_t> ready;  ///< a child that was started afresh has its order, and asks for `go` if need be
+  std::atomic<std::uint32_t> go;  ///< rises: once the parent has the child's descriptor, once it has measured it anew
+  std::atomic<std::uint32_t> ready;  ///< 1: a child that was started afresh has its order; 2: and asks to be measured anew
   std::atomic<std::uint64_t> order_size;  ///< bytes of the order, in the ring or in a file of its own
   std::atomic<std::int64_t> started;      ///< the clock when the child was started
-  std::atomic<std::uint64_t> taken;  ///< bytes of private memory that the arguments take in a child of the forkserver
   std::atomic<std::uint64_t> held;  ///< bytes of private memory that the child began with; before `go`
 
   // Notes.

@@ -32,6 +32,7 @@ reply_region* map_received_region(int file) {
   try {
     // For as long as the process.
     static auto* const memory = new boost::interprocess::mapped_region(mapped(file));
+    platform::keep_from_children(memory->get_address(), reply_region::size);
     return static_cast<reply_region*>(memory->get_address());
   } catch (const boost::interprocess::interprocess_exception&) {
     return nullptr;

@@ -62,7 +62,8 @@ class supervised_call {
   ~supervised_call();
 
   /// `mask`: the signals that the child has blocked; null: those of this thread. False: nothing runs, `finish` says why.
-  bool start(child_task& task, const sigset_t* mask);
+  /// `conversation`: a socket that the child is to have, as an isolate; -1: none.
+  bool start(child_task& task, const sigset_t* mask, int conversation = -1);
   [[nodiscard]] std::int64_t pid() const { return child_.pid(); }
 
   [[nodiscard]] platform::child_process::woken_by wait() const { return child_.wait(bell_, inner_bell_, next_look()); }
@@ -91,7 +92,8 @@ class supervised_call {
   bool over(ended_for cause);
   bool cpu_used_up(platform::clock::time_point now);
   bool memory_used_up(platform::clock::time_point now);
-  [[nodiscard]] std::uint64_t taken_by_arguments() const;
+  [[nodiscard]] std::uint64_t taken_without_asking() const;
+  void let_go_on();
   bool heard_of_interrupt();
   platform::exit_status end();
 
@@ -112,10 +114,10 @@ class supervised_call {
   evidence seen_;
   call_record::failure failed_;
   std::string unsendable_;
-  std::uint64_t order_size_ = 0;
   bool running_ = false;
   bool has_been_ready_ = false;
   bool has_let_go_ = false;
+  bool measured_again_ = false;
   std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_;
 };
 

@@ -41,10 +41,6 @@ using platform::clock;
 using std::chrono::nanoseconds;
 using namespace std::chrono_literals;
 
-bool watches_growth(const settings& limits) {
-  return limits.memory() && limits.given().measure == memory_measure::growth;
-}
-
 void warn_of_threads(const settings& limits) {
   static std::atomic<bool> warned{false};
   if (limits.method() != start_method::fork) return;
@@ -65,7 +61,8 @@ void warn_of_tight_limit(const settings& limits) {
                    to_string(memory_size(*limits.memory())), *limits.memory(), to_string(memory_size(mapped)), mapped));
 }
 
-std::optional<nanoseconds> tighter(std::optional<nanoseconds> a, std::optional<nanoseconds> b) {
+template <class Limit>
+std::optional<Limit> tighter(std::optional<Limit> a, std::optional<Limit> b) {
   if (!a || !b) return a ? a : b;
   return std::min(*a, *b);
 }
@@ -106,6 +103,12 @@ void note_child_claims(evidence& seen, const reply_region& region, bool afresh) 
       seen.failed_stage = start_stage::reach_init;
       seen.failed_errno = EPROTO;
     }
+  }
+  // Killed while it still waited for its call.
+  if (afresh && seen.how == platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
+      seen.status == SIGKILL && region.ready.load() == 0 && region.running.load() == 0) {
+    seen.failed_stage = start_stage::reach_init;
+    seen.failed_errno = EPROTO;
   }
   const std::uint32_t flags = region.crash_flags.load();
   const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
@@ -257,7 +260,7 @@ void supervised_call::cancel() noexcept {
   platform::doorbell::raise(inner_bell_->descriptor());
 }
 
-[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask) {
+[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask, int conversation) {
   if (cancelled_.load()) return false;
   prepare_for_children();
   if (!bell_ || !*inner_bell_) {
@@ -274,12 +277,18 @@ void supervised_call::cancel() noexcept {
     }
     plan_.process_bound = process_bound_->entry().c_str();
   }
+  plan_.conversation = conversation;
   plan_.limits = &limits_;
   plan_.region = &region_.get();
   plan_.mark = mark_.get();
   plan_.cpu_limit = tighter(limits_.cpu_time(), platform::outer_cpu_left());
   plan_.doorbell = bell_.descriptor();
-  plan_.measures_growth = watches_growth(limits_);
+  plan_.memory = limits_.memory();
+  if (limits_.method() != start_method::fork) {
+    // The kernel hands an outer limit on as a number that contains what the outer process held, and a fresh one does not.
+    plan_.memory = tighter(plan_.memory, platform::outer_memory_left(limits_.given().measure));
+  }
+  plan_.measures_growth = plan_.memory && limits_.given().measure == memory_measure::growth;
   plan_.waits_for_go = platform::somebody_else_may_reap();
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
@@ -290,7 +299,7 @@ void supervised_call::cancel() noexcept {
   plan_.signal_mask = mask;
   plan_.started = clock::now();
   auto forked = platform::fork_child(plan_);
-  if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), bell_.descriptor());
+  if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), plan_);
   if (!took(std::move(forked), "fork")) return false;
   reply_region_owner::prepare_next(false);
   return true;
@@ -307,7 +316,6 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
     write_order(out, limits_, plan_, mask != nullptr ? *mask : own_mask);
     write_call(out, task);
     sink.finish(out);
-    order_size_ = out.position();
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& e) {
@@ -315,7 +323,12 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
     return false;
   }
   std::vector<int> descriptors{region_.descriptor(), bell_.descriptor()};
-  if (sink.file() >= 0) descriptors.push_back(sink.file());
+  if (sink.file() >= 0) {
+    descriptors.push_back(sink.file());
+  } else if (plan_.conversation >= 0) {
+    descriptors.push_back(region_.descriptor());  // keeps the place
+  }
+  if (plan_.conversation >= 0) descriptors.push_back(plan_.conversation);
 
   const auto note_start = [this] {
     plan_.started = clock::now();
@@ -356,7 +369,7 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   seen_.wall_limit = limits_.wall_time();
   if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
-  if (watches_growth(limits_)) memory_look_ = plan_.started + memory_interval(*limits_.memory());
+  if (plan_.measures_growth) memory_look_ = plan_.started + memory_interval(*plan_.memory);
   return true;
 }
 
@@ -373,7 +386,7 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   if (woken == platform::child_process::woken_by::doorbell) {
     bell_.clear();
     if (own_inner_bell_) own_inner_bell_->clear();
-    if (!has_let_go_ && region_.get().ready.load() == 1) has_let_go_ = platform::let_go(child_, plan_);
+    let_go_on();
     switch (reader_.take()) {
       case reply_reader::state::fine:
         break;
@@ -392,6 +405,17 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   return false;
 }
 
+/// Of a child that has taken its arguments and wants to be measured.
+void supervised_call::let_go_on() {
+  const std::uint32_t ready = region_.get().ready.load();
+  if (plan_.parentage == platform::parentage::fresh && !has_let_go_ && ready == 1) {
+    has_let_go_ = platform::let_go(child_, plan_);
+  }
+  if (plan_.parentage == platform::parentage::adopted && !measured_again_ && ready == 2) {
+    measured_again_ = platform::let_go(child_, plan_);
+  }
+}
+
 bool supervised_call::over(ended_for cause) {
   seen_.cause = cause;
   return true;
@@ -405,25 +429,19 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
   return false;
 }
 
-std::uint64_t supervised_call::taken_by_arguments() const {
-  // The child's word, within what bytes can become.
-  constexpr std::uint64_t at_least = std::uint64_t{1} << 20, times = 8;
-  return std::min(region_.get().taken.load(), at_least + times * order_size_);
-}
-
 bool supervised_call::memory_used_up(clock::time_point now) {
+  const std::uint64_t limit = *plan_.memory;
   // Until a child that is started afresh has taken its arguments, what it takes is not the function's affair.
-  has_been_ready_ = has_been_ready_ || plan_.parentage == platform::parentage::copy || region_.get().ready.load() == 1;
-  if (!has_been_ready_ || !has_let_go_) {
-    memory_look_ = now + memory_interval(*limits_.memory());
-    return false;
-  }
-  const std::uint64_t limit = *limits_.memory() + taken_by_arguments();
-  const auto grown = child_.memory_growth(plan_.at_start);
+  has_been_ready_ = has_been_ready_ || plan_.parentage == platform::parentage::copy || region_.get().ready.load() != 0;
+  const auto grown = has_been_ready_ && has_let_go_ ? child_.memory_growth(plan_.at_start) : std::nullopt;
   memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
-  if (!grown || *grown <= limit) return false;
+  if (!grown || *grown <= limit + taken_without_asking()) return false;
   seen_.memory_seen = *grown;
   return true;
+}
+
+std::uint64_t supervised_call::taken_without_asking() const {
+  return plan_.parentage == platform::parentage::adopted && !measured_again_ ? reply_region::taken_without_asking : 0;
 }
 
 bool supervised_call::heard_of_interrupt() {

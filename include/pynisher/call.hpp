@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -26,14 +27,14 @@ namespace pynisher {
 template <class R>
 class [[nodiscard]] call {
  public:
-  explicit call(detail::call_in_flight started) : started_(std::move(started)) {}
+  explicit call(std::unique_ptr<detail::call_in_flight> started) : started_(std::move(started)) {}
 
   /// Waits; gives the result, or throws what the call threw. Once: a second time throws `std::logic_error`.
   R get() { return get_outcome().value(); }
   /// Waits; how it ended. Instead of `get`.
-  outcome<R> get_outcome() { return detail::decode<R>(started_.conclude()); }
+  outcome<R> get_outcome() { return detail::decode<R>(started_->conclude()); }
 
-  void wait() const { started_.wait(std::nullopt); }
+  void wait() const { started_->wait(std::nullopt); }
   /// True: it is over.
   template <class Rep, class Period>
   bool wait_for(std::chrono::duration<Rep, Period> time) const {
@@ -43,28 +44,30 @@ class [[nodiscard]] call {
   bool wait_until(std::chrono::time_point<Clock, Duration> time) const {
     using steady = std::chrono::steady_clock;
     if constexpr (std::is_same_v<Clock, steady>) {
-      return started_.wait(std::chrono::time_point_cast<steady::duration>(time));
+      return started_->wait(std::chrono::time_point_cast<steady::duration>(time));
     } else {
       // A settable clock may be set meanwhile.
       while (Clock::now() < time) {
         const auto left = std::chrono::ceil<steady::duration>(time - Clock::now());
-        if (started_.wait(steady::now() + left)) return true;
+        if (started_->wait(steady::now() + left)) return true;
       }
       return ready();
     }
   }
-  [[nodiscard]] bool ready() const { return started_.wait(std::chrono::steady_clock::time_point::min()); }
+  [[nodiscard]] bool ready() const { return started_->wait(std::chrono::steady_clock::time_point::min()); }
 
   /// Ends it; it then throws `CancelledException`, unless it was over already. Does not wait.
-  void cancel() const { started_.cancel(); }
+  void cancel() const {
+    if (started_) started_->cancel();
+  }
   /// The child's process number; -1: it could not be started. It may be another process's once the call is over.
-  [[nodiscard]] std::int64_t pid() const { return started_.pid(); }
+  [[nodiscard]] std::int64_t pid() const { return started_->pid(); }
 
   /// Calls `tell` once it is over, on a thread of the library's that must not be held up; at once where it is over already.
-  void when_done(std::function<void()> tell) const { started_.when_done(std::move(tell)); }
+  void when_done(std::function<void()> tell) const { started_->when_done(std::move(tell)); }
 
  private:
-  detail::call_in_flight started_;
+  std::unique_ptr<detail::call_in_flight> started_;
 };
 
 }  // namespace pynisher

@@ -87,7 +87,7 @@ class limited_base {
     check_result_type<R>();
     refuse_if_moved_from();
     invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
-    return call<R>(call_in_flight(settings_, task));
+    return call<R>(start_in_flight(settings_, task));
   }
 
  private:

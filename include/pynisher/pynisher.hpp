@@ -8,6 +8,7 @@
 #include <pynisher/forkserver.hpp>
 #include <pynisher/format.hpp>
 #include <pynisher/init.hpp>
+#include <pynisher/isolate.hpp>
 #include <pynisher/limit.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>

@@ -85,7 +85,8 @@ place_in_this_process find_place(const code_place& place, std::size_t size, bool
 class unique_fd {
  public:
   unique_fd() = default;
-  explicit unique_fd(int fd) : fd_(fd) {}
+  /// Takes it; never as stdin, stdout or stderr, which a program may have closed: then it gets another number.
+  explicit unique_fd(int fd);
   unique_fd(unique_fd&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
   unique_fd& operator=(unique_fd&& other) noexcept;
   ~unique_fd();
@@ -106,8 +107,8 @@ class call_fd : public unique_fd {
   ~call_fd();
 };
 
-/// In the child: closes the descriptors of all calls, but for its own doorbell.
-void close_descriptors_of_calls(int own_doorbell) noexcept;
+/// In the child: closes the descriptors of all calls, but for its own doorbell and conversation.
+void close_descriptors_of_calls(int own_doorbell, int own_conversation) noexcept;
 
 /// A file that has no name and takes no disk; of `size` bytes for good, or (0) growing as it is written.
 /// Invalid (false) with errno set when there is no descriptor or no memory left.
@@ -184,10 +185,12 @@ struct child_plan {
   call_mark mark;
   clock::time_point started;
   std::optional<std::chrono::nanoseconds> cpu_limit;  ///< the call's, or what an outer call has left
+  std::optional<std::uint64_t> memory;  ///< bytes by the limits' measure; or what an outer call has left of its own
   bool measures_growth = false;
   mapped_memory at_start;     ///< what the child starts with; filled in by `fork_child` where growth is measured
   bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
   int doorbell = -1;
+  int conversation = -1;  ///< a socket that an isolate has; -1: none
   const char* process_bound = nullptr;  ///< its entry; null: there is none
   const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
   platform::parentage parentage = parentage::copy;
@@ -290,6 +293,8 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept;
 void end_tree_in_child() noexcept;
 /// In the child: has these called at `exit` and `quick_exit`, before all handlers that the parent has registered.
 void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept;
+/// CPU time of all threads of a process so far; empty if it cannot be told.
+std::optional<std::chrono::nanoseconds> cpu_time_of(pid_t process) noexcept;
 /// Most bytes that a process ever had resident since it runs its program; 0 if that cannot be told. Async-signal-safe.
 std::uint64_t peak_of(pid_t process) noexcept;
 /// In the child: what it has used so far, for a parent from whom the kernel's own count is taken away.
@@ -312,6 +317,8 @@ std::optional<std::chrono::nanoseconds> outer_cpu_left();
 /// Bytes that the memory limit of a call around this one leaves, by that measure; empty where there is none.
 std::optional<std::uint64_t> outer_memory_left(memory_measure measure);
 
+/// Unmaps the whole pages of shared memory until they are used again.
+void forget_pages(void* data, std::size_t size) noexcept;
 /// Keeps shared memory out of the children of other calls, which could forge replies in it.
 void keep_from_children(void* data, std::size_t size) noexcept;
 

@@ -72,10 +72,14 @@ layer(front
   include/pynisher/call.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
-  include/pynisher/pynisher.hpp
   include/pynisher/restricted.hpp
   src/init.cpp
   src/names.cpp)
+# What stays between calls.
+layer(many
+  include/pynisher/pynisher.hpp
+  include/pynisher/isolate.hpp
+  src/isolate.cpp)
 
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")

@@ -29,6 +29,7 @@ class started_child {
     plan.mark = mark_;
     plan.started = platform::clock::now();
     plan.cpu_limit = limits_.cpu_time();
+    plan.memory = limits_.memory();
     plan.measures_growth = limits_.memory().has_value();
     plan.doorbell = bell_.descriptor();
     platform::flush_stdio();

@@ -1,5 +1,6 @@
 // The server itself: what it holds, when it ends, and what becomes of calls then.
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -238,6 +239,44 @@ TEST_F(ForkServer, IsNotTheTerminalsToInterrupt) {
     }
     HELPER_CHECK(limit(same, by_server())(1) == 1);
     HELPER_CHECK(own_server() == server);
+    return 0;
+  });
+  EXPECT_EQ(end.code, 0) << end;
+}
+
+TEST_F(ForkServer, OfAProgramThatGivesUpRightsIsStartedAnew) {
+  if (::geteuid() != 0) GTEST_SKIP() << "there are no rights to be given up";
+  const auto end = support::run_in_helper([] {
+    HELPER_CHECK(limit(same, by_server())(1) == 1);
+    HELPER_CHECK(::setresgid(65534, 65534, 65534) == 0 && ::setresuid(65534, 65534, 65534) == 0);
+    HELPER_CHECK(limit([] { return static_cast<int>(::geteuid()); }, by_server())() == 65534);
+    HELPER_CHECK(limit(support::sleep_forever, by_server({.wall_time = 50ms})).try_call().verdict() ==
+                 verdict::wall_timeout);
+    pynisher::forkserver::stop();
+    return 0;
+  });
+  EXPECT_EQ(end.code, 0) << end;
+}
+
+TEST_F(ForkServer, IsRefusedWhereRealAndEffectiveUserDiffer) {
+  if (::geteuid() != 0) GTEST_SKIP() << "there are no rights to be given up";
+  const auto end = support::run_in_helper([] {
+    HELPER_CHECK(::seteuid(65534) == 0);
+    HELPER_CHECK(limit(same, by_server()).try_call(1).verdict() == verdict::start_failed);
+    HELPER_CHECK(limit(same, {.context = start_method::spawn}).try_call(1).verdict() == verdict::start_failed);
+    return 0;
+  });
+  EXPECT_EQ(end.code, 0) << end;
+}
+
+TEST_F(ForkServer, ServesAProgramThatHasClosedItsStandardDescriptors) {
+  const auto end = support::run_in_helper([] {
+    ::close(0);
+    ::close(1);
+    ::close(2);
+    for (int i = 0; i < 3; ++i) {
+      if (limit([] { return ::fcntl(1, F_GETFD) < 0 && ::fcntl(2, F_GETFD) < 0; }, by_server())() != true) return 1;
+    }
     return 0;
   });
   EXPECT_EQ(end.code, 0) << end;

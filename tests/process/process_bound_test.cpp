@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -103,6 +104,40 @@ TEST_P(ProcessBound, OfAnInnerCallCanOnlyBeTighter) {
   const int got = limit(inner_count, with({.processes = 12}))(static_cast<int>(GetParam()), 100);
   EXPECT_LE(got, 10);
   EXPECT_GE(got, 7);
+}
+
+void bound_within(int method) {
+  limit(support::sleep_forever, {.context = static_cast<pynisher::start_method>(method), .processes = 5, .warnings = false})();
+}
+
+TEST_P(ProcessBound, ManyThreadsHaveEachTheirOwn) {
+  std::atomic<int> good{0};
+  std::vector<std::jthread> callers;
+  for (int i = 0; i < 4; ++i) {
+    callers.emplace_back([&] {
+      for (int k = 0; k < 20; ++k) {
+        good += limit(many_short_ones, with({.processes = 2})).try_call(1).has_value() ? 1 : 0;
+      }
+    });
+  }
+  callers.clear();
+  EXPECT_EQ(good, 80);
+}
+
+TEST_P(ProcessBound, NoGroupIsLeftOfACallWithinACallThatWasEnded) {
+  const auto groups = [] {
+    int found = 0;
+    for (const char* hierarchy : {"/sys/fs/cgroup/pids", "/sys/fs/cgroup"}) {
+      std::error_code none;
+      for (const auto& entry : std::filesystem::directory_iterator(hierarchy, none)) {
+        found += entry.path().filename().string().starts_with("pynisher-" + std::to_string(::getpid()) + "-") ? 1 : 0;
+      }
+    }
+    return found;
+  };
+  EXPECT_THAT(limit(bound_within, with({.wall_time = 200ms, .processes = 20})).try_call(static_cast<int>(GetParam())),
+              EndedAs(verdict::wall_timeout));
+  EXPECT_EQ(groups(), 0);
 }
 
 TEST_P(ProcessBound, IsGoneForWhatOutlivesTheCall) {

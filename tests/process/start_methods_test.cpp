@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -128,6 +129,25 @@ TEST_P(StartMethods, CallablesOfAllKindsAreCalled) {
 
 int counter = 0;
 int count_up() { return ++counter; }
+
+TEST_P(StartMethods, ArraysOfCharactersStayArrays) {
+  const auto size_of = limit([](const auto& text) { return sizeof text; }, unlimited());
+  EXPECT_EQ(size_of("hello"), 6u);
+  const char not_terminated[4] = {'R', 'I', 'F', 'F'};
+  EXPECT_EQ(limit([](const auto& text) { return static_cast<int>(text[3]); }, unlimited())(not_terminated), 'F');
+}
+
+int legs_of(const animal& one) { return one.count(1); }
+
+TEST_P(StartMethods, AnObjectIsNotSentAsItsBase) {
+  const spider one;
+  if (GetParam() == start_method::fork) {
+    EXPECT_EQ(limit(legs_of, unlimited())(one), 1008);
+  } else {
+    EXPECT_THROW((void)limit(legs_of, unlimited())(one), pynisher::SerializationException);
+    EXPECT_EQ(limit(legs_of, unlimited())(animal{}), 0);
+  }
+}
 
 TEST_P(StartMethods, EachCallIsAProcessOfItsOwn) {
   const auto call = limit(count_up, unlimited());
@@ -305,6 +325,18 @@ TEST_P(StartMethods, MoreArgumentsThanTheMemoryLimitAllowsAreNotTheFunctionsAffa
   EXPECT_EQ(limit(length, with({.memory = 8_MiB}))(std::string(32u << 20, 'a')), 32u << 20);
 }
 
+std::size_t count(const std::list<char>& values) {
+  // Longer than the parent looks away.
+  support::spin_for(30ms);
+  return values.size();
+}
+
+TEST_P(StartMethods, ArgumentsThatTakeMuchMoreUnpackedAreNotTheFunctionsAffair) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  EXPECT_EQ(limit(count, with({.memory = 8_MiB}))(std::list<char>(1'000'000)), 1'000'000u);
+  EXPECT_EQ(limit(length, with({.memory = 1_MiB}))(std::string(1'000'000, 'a')), 1'000'000u);
+}
+
 // --- calls in calls -----------------------------------------------------------------------------------------------
 
 int one_less(int method, int depth) {
@@ -325,6 +357,16 @@ TEST_P(StartMethods, CallsWithinCallsWorkInEveryPair) {
   for (const auto inner : pynisher::start_methods()) {
     EXPECT_EQ(limit(one_less, with({.wall_time = 30s}))(static_cast<int>(inner), 2), 102)
         << support::method_name(inner);
+  }
+}
+
+TEST_P(StartMethods, WhatTheProgramHoldsIsNoMemoryForAnInnerCall) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  const support::held_memory ballast(std::size_t{300} << 20);
+  for (const auto inner : pynisher::start_methods()) {
+    const auto eaten = limit(take_memory_within, with({.memory = 50_MiB})).try_call(static_cast<int>(inner));
+    EXPECT_THROW(eaten.value(), std::bad_alloc) << support::method_name(inner);
+    EXPECT_LT(eaten.usage().peak_memory, std::size_t{120} << 20) << support::method_name(inner);
   }
 }
 

@@ -12,31 +12,24 @@
 
 namespace pynisher::detail {
 
-class flight;
-class flight_thread;
-
+/// Its destructor cancels, and waits until nothing of the call is left.
 class call_in_flight {
  public:
-  /// Comes back when the child is there, or could not be started, which is for `conclude` to say; `task` is not needed
-  /// any more then. Throws `std::bad_alloc`, `StartException` and `std::system_error` (no thread).
-  call_in_flight(std::shared_ptr<const settings> limits, child_task& task);
-  call_in_flight(call_in_flight&& other) noexcept = default;
-  call_in_flight& operator=(call_in_flight&& other) noexcept;
-  /// Cancels, and waits until nothing of the call is left.
-  ~call_in_flight();
-
+  virtual ~call_in_flight() = default;
   /// True: it is over.
-  bool wait(std::optional<std::chrono::steady_clock::time_point> until) const;
-  void cancel() const;
-  [[nodiscard]] std::int64_t pid() const;
+  virtual bool wait(std::optional<std::chrono::steady_clock::time_point> until) = 0;
+  virtual void cancel() = 0;
+  [[nodiscard]] virtual std::int64_t pid() = 0;
   /// On a thread of the library's, or at once where it is over already.
-  void when_done(std::function<void()> tell) const;
+  virtual void when_done(std::function<void()> tell) = 0;
   /// Waits. Once.
-  raw_outcome conclude();
-
- private:
-  std::shared_ptr<flight_thread> thread_;  // goes after the flight
-  std::shared_ptr<flight> flight_;
+  virtual raw_outcome conclude() = 0;
 };
+
+/// Comes back when the child is there, or could not be started, which is for `conclude` to say; `task` is not needed any
+/// more then. `conversation`: a socket that the child is to have, as an isolate; -1: none.
+/// Throws `std::bad_alloc`, `StartException` and `std::system_error` (no thread).
+std::unique_ptr<call_in_flight> start_in_flight(std::shared_ptr<const settings> limits, child_task& task,
+                                                int conversation = -1);
 
 }  // namespace pynisher::detail

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <typeinfo>
 #include <utility>
 #include <variant>
 
@@ -54,11 +55,30 @@ struct argument_on_arrival {
   using held = std::decay_t<A>;
   using given = A&&;
   static constexpr bool possible = sendable<held>;
-  static const held& packed(const held& argument) { return argument; }
+  static const held& packed(const held& argument) {
+    if constexpr (std::is_polymorphic_v<held>) {
+      if (typeid(argument) != typeid(held)) throw wire_error("an object of a derived class cannot be sent as its base");
+    }
+    return argument;
+  }
   static given give(held& value) { return static_cast<given>(value); }
 };
+/// An array of characters stays one, whether there is a zero at its end or not.
 template <class A>
-  requires is_c_string<A>
+  requires is_c_string<A> && std::is_array_v<std::remove_reference_t<A>>
+struct argument_on_arrival<A> {
+  using held = std::string;
+  using given = A&&;
+  static constexpr bool possible = true;
+  static constexpr std::size_t size = std::extent_v<std::remove_reference_t<A>>;
+  static held packed(const char (&argument)[size]) { return held(argument, size); }
+  static given give(held& value) {
+    value.resize(size);
+    return static_cast<given>(*reinterpret_cast<std::remove_reference_t<A>*>(value.data()));
+  }
+};
+template <class A>
+  requires is_c_string<A> && (!std::is_array_v<std::remove_reference_t<A>>)
 struct argument_on_arrival<A> {
   using held = std::string;
   using given = std::decay_t<A>;

@@ -235,8 +235,7 @@ std::uint64_t stack_in_use() noexcept {
   return arguments_and_environment + (on_main_stack ? begin - now : 0);
 }
 
-void limit_memory(const detail::settings& limits, std::uint64_t held) noexcept {
-  const std::uint64_t limit = *limits.memory();
+void limit_memory(const detail::settings& limits, std::uint64_t limit, std::uint64_t held) noexcept {
   if (limits.given().measure == memory_measure::address_space) {
     // The reply's region is the library's, not the function's.
     must(start_stage::memory_limit, tighten(RLIMIT_AS, limit + detail::reply_region::size));
@@ -253,13 +252,17 @@ void get_ready(const child_plan& plan) noexcept {
   if (plan.measures_growth && plan.parentage == parentage::fresh) doorbell::raise(plan.doorbell);
 }
 
-/// The parent has measured a copy of the forkserver as it was forked; taking the arguments is not the function's affair.
+/// The parent has measured a child of the forkserver as it waited; taking the arguments is not the function's affair.
 std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
-  const std::uint64_t when_forked = plan.region->held.load();
-  if (plan.parentage != parentage::adopted || !plan.measures_growth) return when_forked;
-  const std::uint64_t now = std::max(mapped().private_writable, when_forked);
-  plan.region->taken.store(now - when_forked);
-  return now;
+  const std::uint64_t when_waiting = plan.region->held.load();
+  if (plan.parentage != parentage::adopted || !plan.measures_growth) return when_waiting;
+  const std::uint64_t now = mapped().private_writable;
+  if (now <= when_waiting + detail::reply_region::taken_without_asking) return std::max(now, when_waiting);
+  const std::uint32_t seen = plan.region->go.load();
+  plan.region->ready.store(2);
+  doorbell::raise(plan.doorbell);
+  while (plan.region->go.load() == seen) wait_for_change(plan.region->go, seen);
+  return plan.region->held.load();
 }
 
 }  // namespace
@@ -289,7 +292,7 @@ void prepare_set_up() noexcept {
   surrounding.region = plan.region;
   surrounding.ends_descendants = limits.given().terminate_child_processes;
   surrounding.cpu_limit = plan.cpu_limit;
-  surrounding.has_memory_limit = surrounding.has_memory_limit || limits.memory().has_value();
+  surrounding.has_memory_limit = surrounding.has_memory_limit || plan.memory.has_value();
 
   tie_to_program(parent, plan.parentage);
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
@@ -297,12 +300,12 @@ void prepare_set_up() noexcept {
   empty_standard_input();
   forget_stdio();
   forget_calls_in_flight();
-  close_descriptors_of_calls(plan.doorbell);
+  close_descriptors_of_calls(plan.doorbell, plan.conversation);
   if (!limits.given().name.empty()) show_as(limits.given().name);
   if (!surrounding.is_prepared) watch_for_crashes();
   // What the function forks, and calls in it, have to see for themselves.
   surrounding.is_prepared = false;
-  if (limits.memory() || plan.cpu_limit) drop_privilege();
+  if (plan.memory || plan.cpu_limit) drop_privilege();
 
   surrounding.is_fresh = plan.parentage == parentage::fresh;
   if (!surrounding.is_fresh) {
@@ -317,7 +320,7 @@ void prepare_set_up() noexcept {
   while ((plan.waits_for_go || plan.measures_growth) && plan.region->go.load() == 0) {
     wait_for_change(plan.region->go, 0);
   }
-  if (limits.memory()) limit_memory(limits, held_with_arguments(plan));
+  if (plan.memory) limit_memory(limits, *plan.memory, held_with_arguments(plan));
   plan.region->running.store(1, std::memory_order_release);
 }
 

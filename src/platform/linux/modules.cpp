@@ -8,10 +8,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include <fmt/format.h>
 
+#include "../../fork_safe_mutex.hpp"
 #include "../contract.hpp"
 
 namespace pynisher::platform {
@@ -79,6 +81,8 @@ std::size_t bytes_from(const dl_phdr_info& module, std::uintptr_t address, bool 
 
 template <class Visit>
 void for_each_module(Visit visit) {
+  // The loader's lock is taken here, and a fork must not find it taken by another thread.
+  const std::lock_guard lock(detail::library_mutex);
   ::dl_iterate_phdr(
       [](dl_phdr_info* module, std::size_t /*size*/, void* visitor) {
         return (*static_cast<Visit*>(visitor))(*module) ? 1 : 0;

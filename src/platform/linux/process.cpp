@@ -130,6 +130,15 @@ class orphans_come_here {
 
 // --- descriptors --------------------------------------------------------------------------------------------
 
+unique_fd::unique_fd(int fd) : fd_(fd) {
+  constexpr int first_free = 3;
+  if (fd < 0 || fd >= first_free) return;
+  fd_ = ::fcntl(fd, F_DUPFD_CLOEXEC, first_free);
+  const int error = errno;
+  ::close(fd);
+  errno = error;
+}
+
 unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
   unique_fd old(std::move(*this));
   fd_ = std::exchange(other.fd_, -1);
@@ -187,7 +196,7 @@ void unlist_descriptor(int fd) noexcept {
 }  // namespace
 
 call_fd::call_fd(int fd) : unique_fd(fd) {
-  if (fd >= 0) list_descriptor(fd);
+  if (get() >= 0) list_descriptor(get());
 }
 
 call_fd& call_fd::operator=(call_fd&& other) noexcept {
@@ -201,14 +210,16 @@ call_fd::~call_fd() {
   if (get() >= 0) unlist_descriptor(get());
 }
 
-void close_descriptors_of_calls(int own_doorbell) noexcept {
+void close_descriptors_of_calls(int own_doorbell, int own_conversation) noexcept {
   const std::size_t used = places_used.load();
   for (std::size_t place = 0; place < used; ++place) {
     const int fd = listed[place].load() - 1;
-    if (fd < 0) continue;
+    // Its own stay listed: what this process calls must not have them.
+    if (fd < 0 || fd == own_doorbell || fd == own_conversation) continue;
     listed[place].store(0);
-    if (fd != own_doorbell) raw::call(SYS_close, fd);
+    raw::call(SYS_close, fd);
   }
+  list_owner.store(process_number());
 }
 
 call_fd make_memory_file(std::size_t size) {
@@ -243,6 +254,13 @@ bool doorbell::is_one(int descriptor) noexcept {
 }
 
 // --- fork ---------------------------------------------------------------------------------------------------
+
+void forget_pages(void* data, std::size_t size) noexcept {
+  constexpr std::uintptr_t page = 4096;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) & ~(page - 1);
+  const auto end = (reinterpret_cast<std::uintptr_t>(data) + size) & ~(page - 1);
+  if (end > begin) raw::call(SYS_madvise, begin, end - begin, MADV_DONTNEED);
+}
 
 [[gnu::hot]] void keep_from_children(void* data, std::size_t size) noexcept {
   raw::call(SYS_madvise, data, size, MADV_DONTFORK);
@@ -333,7 +351,7 @@ bool let_go(const child_process& child, child_plan& plan) {
     plan.region->held.store(plan.at_start.private_writable);
     if (plan.at_start.private_writable == 0 && !child.has_ended()) return false;
   }
-  plan.region->go.store(1);
+  plan.region->go.fetch_add(1);
   wake_waiters(plan.region->go);
   return true;
 }
@@ -362,10 +380,13 @@ void child_process::send(int signal) const noexcept {
   raw::call(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0);
 }
 
-std::optional<std::chrono::nanoseconds> child_process::cpu_time() const {
-  // What clock_getcpuclockid gives; the child is not reaped yet, so the number is still its own.
+// The child is not reaped yet, so the number is still its own.
+std::optional<std::chrono::nanoseconds> child_process::cpu_time() const { return cpu_time_of(pid_); }
+
+std::optional<std::chrono::nanoseconds> cpu_time_of(pid_t process) noexcept {
+  // What clock_getcpuclockid gives.
   constexpr int scheduler_clock = 2;
-  const auto id = static_cast<clockid_t>((~static_cast<unsigned>(pid_) << 3) | scheduler_clock);
+  const auto id = static_cast<clockid_t>((~static_cast<unsigned>(process) << 3) | scheduler_clock);
   timespec used{};
   if (::clock_gettime(id, &used) != 0) return std::nullopt;
   return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);

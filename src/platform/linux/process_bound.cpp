@@ -29,6 +29,8 @@ namespace fs = std::filesystem;
 
 constexpr const char* prefix = "pynisher-";
 
+std::atomic<std::uint64_t> made{0};
+
 /// The line of a controller's hierarchy in /proc/self/cgroup: "number:controllers:path".
 std::string path_in_hierarchy(bool version_1) {
   std::ifstream file("/proc/self/cgroup");
@@ -61,6 +63,15 @@ std::string own_group(bool version_1) {
   return {};
 }
 
+/// With the groups below it, which calls within the call have left when they were killed. False with errno set.
+bool remove_group(const std::string& group) {
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(group, failed)) {
+    if (entry.is_directory(failed)) remove_group(entry.path());
+  }
+  return ::rmdir(group.c_str()) == 0;
+}
+
 /// Groups of programs that were killed before they could remove them.
 void remove_stale_groups(const std::string& own) {
   std::error_code failed;
@@ -68,7 +79,7 @@ void remove_stale_groups(const std::string& own) {
     const std::string name = entry.path().filename();
     if (!name.starts_with(prefix)) continue;
     const int maker = std::atoi(name.c_str() + std::strlen(prefix));
-    if (maker > 0 && ::kill(maker, 0) != 0 && errno == ESRCH) ::rmdir(entry.path().c_str());
+    if (maker > 0 && ::kill(maker, 0) != 0 && errno == ESRCH) remove_group(entry.path());
   }
 }
 
@@ -83,7 +94,7 @@ struct probe {
 };
 
 std::string try_group(const std::string& own) {
-  const std::string trial = own + "/" + prefix + std::to_string(::getpid()) + "-trial";
+  const std::string trial = fmt::format("{}/{}{}-trial-{}", own, prefix, ::getpid(), made.fetch_add(1));
   if (::mkdir(trial.c_str(), 0755) != 0) return fmt::format("no group can be made in {}: {}", own, std::strerror(errno));
   const bool counts = ::access((trial + "/pids.max").c_str(), W_OK) == 0;
   ::rmdir(trial.c_str());
@@ -106,7 +117,20 @@ probe look() {
   return found;
 }
 
-std::atomic<std::uint64_t> made{0};
+}  // namespace
+
+namespace {
+
+/// The own group, if groups in it can count; without a trial.
+std::string group_with_controller(bool version_1) {
+  const std::string own = own_group(version_1);
+  if (own.empty() || version_1) return own;
+  std::ifstream handed_on(own + "/cgroup.subtree_control");
+  for (std::string name; handed_on >> name;) {
+    if (name == "pids") return own;
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -114,7 +138,10 @@ std::string why_no_process_bound() { return look().why_not; }
 
 process_bound::process_bound(std::uint64_t most) {
   // Anew each time: the process may have been moved, and is, within a call that has a bound itself.
-  const probe now = look();
+  probe now;
+  for (const bool version_1 : {true, false}) {
+    if (now.group.empty()) now.group = group_with_controller(version_1);
+  }
   const std::string group = fmt::format("{}/{}{}-{}", now.group, prefix, ::getpid(), made.fetch_add(1));
   if (now.group.empty() || ::mkdir(group.c_str(), 0755) != 0) return;
   group_ = group;
@@ -129,7 +156,7 @@ process_bound::process_bound(std::uint64_t most) {
 process_bound::~process_bound() {
   if (group_.empty()) return;
   const std::string parent = fs::path(group_).parent_path();
-  for (int attempt = 0; ::rmdir(group_.c_str()) != 0 && errno == EBUSY && attempt < 200; ++attempt) {
+  for (int attempt = 0; !remove_group(group_) && errno == EBUSY && attempt < 200; ++attempt) {
     // What was to outlive the call goes where the call came from.
     std::ifstream members(group_ + "/cgroup.procs");
     for (std::string member; std::getline(members, member);) write_file(parent + "/cgroup.procs", member);
