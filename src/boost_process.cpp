@@ -97,6 +97,24 @@ std::vector<const char*> environment_with(const std::string& mark) {
   return environment;
 }
 
+/// Thrown when the child runs: before the launcher wraps it into an object whose making can fail, and which nobody needs.
+struct child_is_started {};
+
+class leaves_when_started final : public boost::asio::execution_context::service {
+ public:
+  using key_type = leaves_when_started;
+  static inline boost::asio::execution_context::id id;
+  leaves_when_started(boost::asio::execution_context& context, const pid_t& pid)
+      : boost::asio::execution_context::service(context), pid_(pid) {}
+
+ private:
+  void shutdown() override {}
+  void notify_fork(boost::asio::execution_context::fork_event event) override {
+    if (event == boost::asio::execution_context::fork_parent && pid_ > 0) throw child_is_started();
+  }
+  const pid_t& pid_;
+};
+
 class without_signals {
  public:
   without_signals() {
@@ -131,27 +149,27 @@ program_started start_program(program_role role, std::span<const int> descriptor
   const std::vector<const char*> environment = environment_with(mark);
   std::vector<const char*> arguments = arguments_of_program();
   int exec_error = 0;
+  boost::system::error_code error;
+  process_v2::posix::vfork_launcher launcher;
+  launcher.pid = -1;
   try {
     boost::asio::io_context context;
-    boost::system::error_code error;
-    process_v2::posix::vfork_launcher launcher;
+    boost::asio::make_service<leaves_when_started>(context, launcher.pid);
     const without_signals blocked;
-    auto started = launcher(context.get_executor(), error, path, arguments.data(),
-                            start_bare(all, environment.data(), with_output, exec_error));
-    if (launcher.pid > 0 && (error || exec_error != 0)) {
+    launcher(context.get_executor(), error, path, arguments.data(),
+             start_bare(all, environment.data(), with_output, exec_error));
+  } catch (const child_is_started&) {
+    if (error || exec_error != 0) {
       while (::waitpid(launcher.pid, nullptr, __WALL) < 0 && errno == EINTR) {
       }
     }
-    if (exec_error != 0) return {-1, "start the program again", exec_error};
-    if (error) return {-1, "start the program again", error.value()};
-    result.pid = launcher.pid;
-    // It is reaped by whoever waits for the call.
-    started.detach();
-  } catch (const std::bad_alloc&) {
-    throw;
   } catch (const boost::system::system_error& e) {
     return {-1, "start the program again", e.code().value()};
   }
+  if (exec_error != 0) return {-1, "start the program again", exec_error};
+  if (error) return {-1, "start the program again", error.value()};
+  // It is reaped by whoever waits for the call.
+  result.pid = launcher.pid;
   return result;
 }
 

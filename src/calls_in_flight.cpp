@@ -245,7 +245,11 @@ class flight_thread {
     if (!deck_->can_wait()) throw StartException("make a descriptor to wait by", {errno, std::system_category()});
     // No signal of the application's is handled here.
     const without_signals blocked;
-    thread_ = std::thread([deck = deck_] { deck->run(); });
+    try {
+      thread_ = std::thread([deck = deck_] { deck->run(); });
+    } catch (const std::system_error& e) {
+      throw StartException("start the thread that watches calls", e.code());
+    }
     own_threads.fetch_add(1);
   }
   flight_thread(const flight_thread&) = delete;

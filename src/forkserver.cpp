@@ -97,6 +97,7 @@ bool send_with_descriptors(int socket, const Message& message, std::span<const i
 
 template <class Message>
 struct received {
+  bool came = false;  ///< the message, but perhaps not all of its descriptors
   bool fine = false;
   Message message;
   std::vector<unique_fd> descriptors;
@@ -120,7 +121,8 @@ received<Message> receive(int socket, int flags = 0) {
     std::memcpy(numbers.data(), CMSG_DATA(passed), size);
     for (std::size_t i = 0; i < size / sizeof(int); ++i) came.descriptors.emplace_back(numbers[i]);
   }
-  came.fine = got == sizeof came.message && (header.msg_flags & MSG_CTRUNC) == 0;
+  came.came = got == sizeof came.message;
+  came.fine = came.came && (header.msg_flags & MSG_CTRUNC) == 0;
   return came;
 }
 
@@ -221,9 +223,35 @@ void kill_and_reap(const unique_fd& process) noexcept {
 }
 
 void dismiss_waiting_child() noexcept {
+  // Without a conversation it leaves by itself, should it be out of reach for signals.
   the_server->next.socket = unique_fd();
-  kill_and_reap(the_server->next.process);
+  if (the_server->next.process) {
+    kill_and_reap(the_server->next.process);
+  } else if (the_server->next.pid > 0) {
+    // There was no descriptor left for it.
+    while (::waitpid(the_server->next.pid, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  }
   the_server->next = {};
+}
+
+/// False: it has been dismissed.
+bool watch_waiting_child(std::int64_t pid) noexcept {
+  the_server->next.pid = static_cast<pid_t>(pid);
+  the_server->next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, the_server->next.pid, 0)));
+  if (the_server->next.process) return true;
+  const int error = errno;
+  // No such process: it has ended, and somebody else has reaped it.
+  if (error == ESRCH) the_server->next.pid = -1;
+  dismiss_waiting_child();
+  errno = error;
+  return false;
+}
+
+/// One that was announced, and that will not get a call.
+void dismiss_announced(received<answer>& announced) noexcept {
+  announced.descriptors.clear();
+  if (announced.message.pid > 0 && watch_waiting_child(announced.message.pid)) dismiss_waiting_child();
 }
 
 bool has_died() {
@@ -249,11 +277,9 @@ void end_server() noexcept {
   // Children that wait, and that nobody has asked for yet.
   dismiss_waiting_child();
   for (;;) {
-    const received<answer> left = receive<answer>(the_server->socket, MSG_DONTWAIT);
-    if (!left.fine) break;
-    if (left.message.pid <= 0) continue;
-    the_server->next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, left.message.pid, 0)));
-    dismiss_waiting_child();
+    received<answer> left = receive<answer>(the_server->socket, MSG_DONTWAIT);
+    if (!left.came) break;
+    dismiss_announced(left);
   }
   ::close(the_server->socket);
   the_server->socket = -1;
@@ -271,6 +297,7 @@ received<answer> hear() {
     received<answer> heard;
     if (ready > 0 && (watched[0].revents & POLLIN) != 0) heard = receive<answer>(the_server->socket, MSG_DONTWAIT);
     heard.message.text[sizeof heard.message.text - 1] = '\0';
+    if (heard.came && !heard.fine) dismiss_announced(heard);
     if (!heard.fine) end_server();
     return heard;
   }
@@ -328,8 +355,7 @@ failure have_waiting_child() {
     return {"fork in the forkserver", announced.message.error != 0 ? announced.message.error : EMFILE, {}};
   }
   next.socket = std::move(announced.descriptors[0]);
-  next.pid = static_cast<pid_t>(announced.message.pid);
-  next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, next.pid, 0)));
+  if (!watch_waiting_child(announced.message.pid)) return {"watch the forkserver's child", errno, {}};
   return {};
 }
 
@@ -403,7 +429,9 @@ program_started call_by_server(std::span<const int> descriptors, const std::func
   const surroundings here;
   const std::vector<int> all = here.describe(message, descriptors);
   note_start();
-  for (bool again = true;; again = false) {
+  // The server announces another for each that is killed while it waits, and all of those may be dead by now.
+  constexpr int most_dead = 1000;
+  for (int dead = 0;; ++dead) {
     if (failure failed = have_waiting_child(); failed.stage != nullptr) return failed_to(failed);
     waiting_child& child = the_server->next;
     if (send_with_descriptors(child.socket.get(), message, all)) break;
@@ -411,7 +439,7 @@ program_started call_by_server(std::span<const int> descriptors, const std::func
     if (error != EPIPE && error != ECONNRESET) return failed_to({"ask the forkserver's child", error, {}});
     // It has died while it waited: killed by somebody.
     dismiss_waiting_child();
-    if (!again) return failed_to({"ask the forkserver's child, which has died", error, {}});
+    if (dead == most_dead) return failed_to({"ask the forkserver's child, which has died", error, {}});
   }
   const waiting_child started = std::exchange(the_server->next, {});
   return {started.pid, nullptr, 0, ::fcntl(started.process.get(), F_DUPFD_CLOEXEC, 0)};
@@ -621,8 +649,8 @@ void serve_forks(int socket) {
   ::setrlimit(RLIMIT_NOFILE, &descriptors);
   answer ready;
   if (platform::threads() > 1) std::strncpy(ready.text, too_many_threads, sizeof ready.text - 1);
-  send_with_descriptors(socket, ready, {});
-  while (::getppid() == program) {
+  bool is_heard = send_with_descriptors(socket, ready, {});
+  while (is_heard && ::getppid() == program) {
     pollfd watched[] = {{socket, POLLIN, 0}, {children.empty() ? -1 : children.back().process.get(), POLLIN, 0}};
     // A signal also comes when only the thread ends that started this.
     if (::ppoll(watched, std::size(watched), nullptr, &while_waiting) < 0) continue;
@@ -640,7 +668,7 @@ void serve_forks(int socket) {
     if (received.message.kind == request_kind::child) {
       if (!announce_child(socket, children, thread)) break;
     } else {
-      send_with_descriptors(socket, run_preloaded(received), {});
+      is_heard = send_with_descriptors(socket, run_preloaded(received), {});
     }
   }
   // The end of the conversation is the program's end, or that of its image, seen before the kernel has told.

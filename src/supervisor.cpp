@@ -104,12 +104,6 @@ void note_child_claims(evidence& seen, const reply_region& region, bool afresh) 
       seen.failed_errno = EPROTO;
     }
   }
-  // Killed while it still waited for its call.
-  if (afresh && seen.how == platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
-      seen.status == SIGKILL && region.ready.load() == 0 && region.running.load() == 0) {
-    seen.failed_stage = start_stage::reach_init;
-    seen.failed_errno = EPROTO;
-  }
   const std::uint32_t flags = region.crash_flags.load();
   const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
                                 region.crash_signal.load() == static_cast<std::uint32_t>(seen.status);

@@ -6,8 +6,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <initializer_list>
 #include <ostream>
@@ -76,31 +77,64 @@ inline std::vector<int> doorbells() {
   return found;
 }
 
+inline std::string name_of_process(pid_t pid) {
+  std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
+  std::string name;
+  std::getline(comm, name);
+  return name;
+}
+
+/// A living child of `program` of that name, or 0.
+inline pid_t find_helper(pid_t program, const std::string& name) {
+  for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(program) + "/task")) {
+    std::ifstream children(thread.path() / "children");
+    for (pid_t child = 0; children >> child;) {
+      if (name_of_process(child) == name && !support::is_gone(child)) return child;
+    }
+  }
+  return 0;
+}
+
+/// The server sleeps once it has announced whom it has forked: nobody would know a child of one that is killed before.
+inline void await_idle(pid_t server) {
+  support::await([server] { return support::process_state(server) != 'R'; });
+}
+
 inline std::uint64_t resident_peak() {
   rusage used{};
   ::getrusage(RUSAGE_SELF, &used);
   return static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
 }
 
+/// Without the memory that is kept for the next call of a process of its own.
+inline std::size_t count_open() {
+  const auto all = open_descriptors();
+  return static_cast<std::size_t>(
+      std::ranges::count_if(all, [](int fd) { return !link_of(fd).starts_with("/memfd:pynisher"); }));
+}
+
 /// In a helper process that has been attacked: it goes on as before, and nothing is left over.
-inline void check_unharmed(std::size_t descriptors_before) {
-  HELPER_CHECK(pynisher::limit([] { return 42; })() == 42);
-  HELPER_CHECK(pynisher::limit([] { return std::string(3 << 20, 'x'); })().size() == std::size_t{3} << 20);
-  HELPER_CHECK(open_descriptors().size() == descriptors_before);
+inline void check_unharmed(std::size_t descriptors_before, pynisher::start_method method) {
+  const pynisher::options by{.context = method, .warnings = false};
+  HELPER_CHECK(pynisher::limit([] { return 42; }, by)() == 42);
+  HELPER_CHECK(pynisher::limit([] { return std::string(3 << 20, 'x'); }, by)().size() == std::size_t{3} << 20);
+  pynisher::forkserver::stop();
+  HELPER_CHECK(count_open() == descriptors_before);
+  HELPER_CHECK(open_descriptors().size() <= descriptors_before + 2);
   HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) == -1 && errno == ECHILD);
 }
 
 /// Runs `attack` in a helper process, which is to survive it, and says what happened.
 /// A parent that hangs is killed after half a minute: `signal` is SIGALRM then.
 template <class Attack>
-support::helper_result on_a_victim(Attack attack) {
-  return support::run_in_helper([attack] {
+support::helper_result on_a_victim(Attack attack, pynisher::start_method method = pynisher::start_method::fork) {
+  return support::run_in_helper([attack, method] {
     ::alarm(30);
     // Descriptors of whoever has started the tests are not to be attacked.
     ::syscall(SYS_close_range, 3u, ~0u, 0u);
-    const std::size_t before = open_descriptors().size();
+    const std::size_t before = count_open();
     attack();
-    check_unharmed(before);
+    check_unharmed(before, method);
     return 0;
   });
 }

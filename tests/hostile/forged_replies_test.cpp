@@ -19,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -190,8 +191,7 @@ TEST(ForgedReply, ClaimedUsageBeyondAllNumbersIsOnlyWrong) {
 
 void ring(const std::vector<int>& bells) {
   const std::uint64_t one = 1;
-  for (const int bell : bells) [[maybe_unused]]
-    const ssize_t ignored = ::write(bell, &one, sizeof one);
+  for (const int bell : bells) [[maybe_unused]] const ssize_t ignored = ::write(bell, &one, sizeof one);
 }
 
 /// Forks a helper that has the shared memory too, which the library keeps from what its children fork.
@@ -328,48 +328,73 @@ TEST(ForgedReply, ALongTextBelowManyCausesDoesNotMultiplyInTheParent) {
 // --- the mapping itself
 // -----------------------------------------------------------------------------------------------
 
-TEST(ForgedReply, WithoutTheRegionTheChildDiesByItself) {
-  EXPECT_THAT(on_a_victim([] {
-                const auto result = limit([] {
-                                      ::munmap(find_region(), reply_region::size);
-                                      return 7;
-                                    }).try_call();
-                expect_verdict(result, {verdict::signalled});
-              }),
+class SharedMapping : public support::per_start_method {};
+FOR_EACH_START_METHOD(SharedMapping);
+
+TEST_P(SharedMapping, WithoutTheRegionTheChildDiesByItself) {
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    const auto result = limit(
+                                            [] {
+                                              ::munmap(find_region(), reply_region::size);
+                                              return 7;
+                                            },
+                                            unlimited())
+                                            .try_call();
+                    expect_verdict(result, {verdict::signalled});
+                  },
+                  GetParam()),
               Survived());
 }
 
-TEST(ForgedReply, AProtectedRegionKillsOnlyTheChild) {
-  EXPECT_THAT(on_a_victim([] {
-                const auto result = limit([] {
-                                      ::mprotect(find_region(), reply_region::size, PROT_NONE);
-                                      return 7;
-                                    }).try_call();
-                expect_verdict(result, {verdict::signalled});
-              }),
+TEST_P(SharedMapping, AProtectedRegionKillsOnlyTheChild) {
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    const auto result = limit(
+                                            [] {
+                                              ::mprotect(find_region(), reply_region::size, PROT_NONE);
+                                              return 7;
+                                            },
+                                            unlimited())
+                                            .try_call();
+                    expect_verdict(result, {verdict::signalled});
+                  },
+                  GetParam()),
               Survived());
 }
 
-TEST(ForgedReply, AValueWrittenIntoAnotherMappingNeverArrived) {
-  EXPECT_THAT(on_a_victim([] {
-                const auto result = limit([] {
-                                      ::mmap(find_region(), reply_region::size, PROT_READ | PROT_WRITE,
-                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
-                                      return 7;
-                                    }).try_call();
-                expect_verdict(result, {verdict::exited});
-              }),
+TEST_P(SharedMapping, AValueWrittenIntoAnotherMappingNeverArrived) {
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    const auto result = limit(
+                                            [] {
+                                              ::mmap(find_region(), reply_region::size, PROT_READ | PROT_WRITE,
+                                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+                                              return 7;
+                                            },
+                                            unlimited())
+                                            .try_call();
+                    expect_verdict(result, {verdict::exited});
+                  },
+                  GetParam()),
               Survived());
 }
 
-TEST(ForgedReply, PagesThrownAwayAreZerosToTheParent) {
-  EXPECT_THAT(on_a_victim([] {
-                const auto result = limit([] {
-                                      ::madvise(find_region(), reply_region::size, MADV_REMOVE);
-                                      ::_exit(3);
-                                    }).try_call();
-                expect_verdict(result, {verdict::exited});
-              }),
+TEST_P(SharedMapping, PagesThrownAwayAreZerosToTheParent) {
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    const auto result = limit(
+                                            [] {
+                                              ::madvise(find_region(), reply_region::size, MADV_REMOVE);
+                                              ::_exit(3);
+                                            },
+                                            unlimited())
+                                            .try_call();
+                    // Among the zeros is that a child which began afresh had got ready.
+                    expect_verdict(result, {verdict::exited, verdict::start_failed});
+                    HELPER_CHECK(GetParam() != pynisher::start_method::fork || result.verdict() == verdict::exited);
+                  },
+                  GetParam()),
               Survived());
 }
 
@@ -437,31 +462,39 @@ void scribble(std::uint64_t seed) {
   }
 }
 
-class Scribbling : public ::testing::TestWithParam<std::uint64_t> {};
+class Scribbling : public ::testing::TestWithParam<std::tuple<pynisher::start_method, std::uint64_t>> {};
 
 TEST_P(Scribbling, OverTheSharedMemoryLeavesTheParentWhole) {
-  const std::uint64_t first = GetParam();
+  const auto [method, first] = GetParam();
   const support::shared_counter at;
-  const auto end = on_a_victim([first, at = at.get()] {
-    const std::uint64_t before = hostile::resident_peak();
-    const auto guarded = limit(
-        [](std::uint64_t seed) {
-          scribble(seed);
-          return std::vector<std::string>(seed % 3 == 0 ? 40'000 : 3, "a value in the midst of it");
-        },
-        {.wall_time = 100ms});
-    for (std::uint64_t seed = first; seed < first + 100; ++seed) {
-      at->store(static_cast<long>(seed));
-      const auto result = guarded.try_call(seed);
-      HELPER_CHECK(!result.explain().empty());
-      HELPER_CHECK(result.has_value() == (result.verdict() == verdict::returned));
-      HELPER_CHECK(result.usage().wall_time > 0ns);
-    }
-    HELPER_CHECK(hostile::resident_peak() - before < std::uint64_t{256} << 20);
-  });
+  const auto end = on_a_victim(
+      [method = method, first = first, at = at.get()] {
+        const std::uint64_t before = hostile::resident_peak();
+        const auto guarded = limit(
+            [](std::uint64_t seed) {
+              scribble(seed);
+              return std::vector<std::string>(seed % 3 == 0 ? 40'000 : 3, "a value in the midst of it");
+            },
+            {.wall_time = 100ms, .context = method, .warnings = false});
+        for (std::uint64_t seed = first; seed < first + 100; ++seed) {
+          at->store(static_cast<long>(seed));
+          const auto result = guarded.try_call(seed);
+          HELPER_CHECK(!result.explain().empty());
+          HELPER_CHECK(result.has_value() == (result.verdict() == verdict::returned));
+          HELPER_CHECK(result.usage().wall_time > 0ns);
+        }
+        HELPER_CHECK(hostile::resident_peak() - before < std::uint64_t{256} << 20);
+      },
+      method);
   EXPECT_THAT(end, Survived()) << "with seed " << at->load();
 }
 
-INSTANTIATE_TEST_SUITE_P(From, Scribbling, ::testing::Values(0, 100, 200, 300, 400));
+INSTANTIATE_TEST_SUITE_P(From, Scribbling,
+                         ::testing::Combine(::testing::ValuesIn(pynisher::start_methods()),
+                                            ::testing::Values(0, 100, 200, 300, 400)),
+                         [](const auto& p) {
+                           return support::method_name(std::get<0>(p.param)) + "_" +
+                                  std::to_string(std::get<1>(p.param));
+                         });
 
 }  // namespace

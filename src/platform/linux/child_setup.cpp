@@ -57,8 +57,11 @@ struct alignas(2048) {
 } surrounding;
 
 [[noreturn]] void give_up(start_stage stage, long error) noexcept {
-  surrounding.region->failed_errno.store(static_cast<std::int32_t>(-error));
-  surrounding.region->failed_stage.store(static_cast<std::uint32_t>(stage));
+  // One that was started afresh may not have it yet.
+  if (surrounding.region != nullptr) {
+    surrounding.region->failed_errno.store(static_cast<std::int32_t>(-error));
+    surrounding.region->failed_stage.store(static_cast<std::uint32_t>(stage));
+  }
   raw::call(SYS_exit_group, 1);
   __builtin_unreachable();
 }
@@ -105,7 +108,7 @@ void empty_standard_input() noexcept {
 void drop_privilege() noexcept {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   __user_cap_data_struct data[2]{};
-  if (raw::call(SYS_capget, &header, data) < 0) return;
+  must(start_stage::drop_privilege, raw::call(SYS_capget, &header, data));
   constexpr std::uint32_t bit = 1u << CAP_SYS_RESOURCE;
   if ((data[0].permitted & bit) == 0) return;
   raw::call(SYS_prctl, PR_CAPBSET_DROP, CAP_SYS_RESOURCE);
@@ -180,19 +183,21 @@ void note_crash(int signal, siginfo_t* info, void* context) {
   errno = last_error;
 }
 
-void watch_for_crashes() noexcept {
+/// Negative: the error number. It may be done again then.
+long watch_for_crashes() noexcept {
   const stack_t stack{crash_stack, 0, sizeof crash_stack};
-  must(start_stage::handlers, raw::call(SYS_sigaltstack, &stack, nullptr));
+  if (const long failed = raw::call(SYS_sigaltstack, &stack, nullptr); failed < 0) return failed;
   struct sigaction action {};
   action.sa_sigaction = note_crash;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   for (std::uint32_t left = crash_signals; left != 0; left &= left - 1) {
     const int signal = std::countr_zero(left);
     struct sigaction before {};
-    must(start_stage::handlers, ::sigaction(signal, &action, &before) == 0 ? 0 : -errno);
+    if (::sigaction(signal, &action, &before) != 0) return -errno;
     // A call within a call finds the outer one's handler, and has inherited what was there before that.
     if (before.sa_sigaction != note_crash) before_crash(signal) = before;
   }
+  return 0;
 }
 
 // --- limits ----------------------------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
 [[gnu::hot]] void tie_to_program(pid_t program, parentage how) noexcept {
   // The signal comes when the thread ends that is the parent, which for an adopted child may be any; the forkserver
   // ends those.
-  if (how != parentage::adopted) raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL);
+  if (how != parentage::adopted) must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));
   // The signal is for a death that is still to come.
   if (raw::call(SYS_getppid) != program) raw::call(SYS_exit_group, 1);
 }
@@ -282,8 +287,8 @@ void note_outer_limits(bool within_memory_limit) noexcept { surrounding.has_memo
 bool is_within_memory_limit() noexcept { return surrounding.has_memory_limit; }
 
 void prepare_set_up() noexcept {
-  surrounding.is_prepared = true;
-  watch_for_crashes();
+  // Should it fail, it fails again when there is a call to say so.
+  surrounding.is_prepared = watch_for_crashes() >= 0;
 }
 
 [[gnu::hot]] void set_up_child(const child_plan& plan, pid_t parent) noexcept {
@@ -302,7 +307,7 @@ void prepare_set_up() noexcept {
   forget_calls_in_flight();
   close_descriptors_of_calls(plan.doorbell, plan.conversation);
   if (!limits.given().name.empty()) show_as(limits.given().name);
-  if (!surrounding.is_prepared) watch_for_crashes();
+  if (!surrounding.is_prepared) must(start_stage::handlers, watch_for_crashes());
   // What the function forks, and calls in it, have to see for themselves.
   surrounding.is_prepared = false;
   if (plan.memory || plan.cpu_limit) drop_privilege();

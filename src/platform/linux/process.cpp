@@ -271,20 +271,28 @@ namespace {
 /// While one exists, the next fork takes the region along, and no other thread starts a child.
 class region_for_child {
  public:
-  explicit region_for_child(detail::reply_region& region) : lock_(detail::fork_mutex), region_(region) {
-    raw::call(SYS_madvise, &region_, detail::reply_region::size, MADV_DOFORK);
-  }
+  explicit region_for_child(detail::reply_region& region)
+      : lock_(detail::fork_mutex),
+        region_(region),
+        failed_(raw::call(SYS_madvise, &region_, detail::reply_region::size, MADV_DOFORK)) {}
   ~region_for_child() { keep_from_children(&region_, detail::reply_region::size); }
   region_for_child(const region_for_child&) = delete;
   region_for_child& operator=(const region_for_child&) = delete;
+  /// Negative: the error number for which the child would not have it.
+  [[nodiscard]] long failed() const { return failed_; }
 
  private:
   std::lock_guard<detail::fork_safe_mutex> lock_;
   detail::reply_region& region_;
+  long failed_;
 };
 
 pid_t fork_with(detail::reply_region& region) {
   const region_for_child shared(region);
+  if (shared.failed() < 0) {
+    errno = static_cast<int>(-shared.failed());
+    return -1;
+  }
   return ::fork();
 }
 
