@@ -19,7 +19,9 @@
 #include <pynisher/detail/in_flight.hpp>
 
 #include "fork_safe_mutex.hpp"
+#include "forkserver.hpp"
 #include "platform/contract.hpp"
+#include "settings.hpp"
 #include "supervised_call.hpp"
 
 namespace pynisher::detail {
@@ -293,6 +295,8 @@ class flight_handle final : public call_in_flight {
  public:
   flight_handle(std::shared_ptr<const settings> limits, child_task& task, int conversation) {
     warn_before(*limits);
+    // By the thread that calls: preloaded functions may take their time, and the thread of all calls has none to lose.
+    if (limits->method() == start_method::forkserver) have_forkserver();
     sigset_t mask;
     pthread_sigmask(SIG_SETMASK, nullptr, &mask);
     parts_ = std::make_unique<parts>();

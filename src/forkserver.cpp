@@ -421,6 +421,11 @@ void throw_if_failed(const failure& failed) {
 
 }  // namespace
 
+void have_forkserver() {
+  const having_turn turn;
+  static_cast<void>(have_server());
+}
+
 program_started call_by_server(std::span<const int> descriptors, const std::function<void()>& note_start) {
   const having_turn turn;
   const auto failed_to = [](const failure& failed) { return program_started{-1, failed.stage, failed.error, {}}; };

@@ -12,6 +12,9 @@ inline constexpr int forkserver_descriptor = 3;
 /// In the started program: forks children for the program that started it, and ends with it.
 [[noreturn]] void serve_forks(int socket);
 
+/// Starts this process's server if it does not run, so that the next call does not have to. Failures are that call's.
+void have_forkserver();
+
 /// Gives `descriptors` to a child of this process's server, which is started if need be. The child is this process's own.
 /// `note_start` is called just before. Throws `std::bad_alloc`.
 program_started call_by_server(std::span<const int> descriptors, const std::function<void()>& note_start);

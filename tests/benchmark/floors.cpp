@@ -30,6 +30,38 @@ std::uint64_t bare_fork_call() {
   return answer;
 }
 
+pipe_echo::pipe_echo() {
+  int there[2], back[2];
+  expect(pipe(there) == 0 && pipe(back) == 0, "pipe");
+  pid_ = fork();
+  expect(pid_ >= 0, "fork");
+  if (pid_ == 0) {
+    close(there[1]);
+    close(back[0]);
+    std::uint64_t value = 0;
+    while (read(there[0], &value, sizeof value) == sizeof value && write(back[1], &value, sizeof value) == sizeof value) {
+    }
+    _exit(0);
+  }
+  close(there[0]);
+  close(back[1]);
+  to_ = there[1];
+  from_ = back[0];
+}
+
+pipe_echo::~pipe_echo() {
+  close(to_);
+  close(from_);
+  waitpid(pid_, nullptr, 0);
+}
+
+std::uint64_t pipe_echo::round_trip(std::uint64_t value) const {
+  std::uint64_t answer = 0;
+  expect(write(to_, &value, sizeof value) == sizeof value && read(from_, &answer, sizeof answer) == sizeof answer,
+         "the echo has gone");
+  return answer;
+}
+
 namespace {
 
 /// In a process of its own, whose children are only the group.

@@ -22,6 +22,7 @@ using namespace std::chrono_literals;
 using pynisher::start_method;
 
 std::uint64_t answer() { return 42; }
+std::uint64_t same(std::uint64_t value) { return value; }
 
 auto limited_by(start_method method) {
   pynisher::options limits = every_limit();
@@ -102,6 +103,40 @@ row beside(const std::string& name, const std::string& what, std::size_t mebibyt
           }};
 }
 
+row warm_call() {
+  return {.name = "isolate/warm",
+          .what = "call in an isolate, 8 bytes each way; floor: a round trip through pipes",
+          .bar = 1.5,
+          .stretch = 0.6,
+          .rounds = 20000,
+          .smoke_rounds = 10,
+          .measure = [](benchmark::State& state) {
+            const pipe_echo echo;
+            auto isolate = pynisher::isolate::create({.limits = {.warnings = false}});
+            isolate.call(same, std::uint64_t{1});
+            return interleaved(
+                state, [&] { return timed([&] { expect(echo.round_trip(42) == 42, "a wrong answer"); }); },
+                [&] { return timed([&] { expect(isolate.call(same, std::uint64_t{42}) == 42, "a wrong answer"); }); });
+          }};
+}
+
+row made_isolate() {
+  return {.name = "isolate/create",
+          .what = "an isolate made, called once and closed",
+          .rounds = 200,
+          .smoke_rounds = 3,
+          .measure = [](benchmark::State& state) {
+            return interleaved(
+                state, [] { return timed(bare_fork_call); },
+                [] {
+                  return timed([] {
+                    auto isolate = pynisher::isolate::create({.limits = {.warnings = false}});
+                    expect(isolate.call(same, std::uint64_t{42}) == 42, "a wrong answer");
+                  });
+                });
+          }};
+}
+
 row in_flight(start_method method, const std::string& name, int count) {
   return {.name = "in_flight/" + name,
           .what = std::to_string(count) + " calls at once by " + name + ", each; floor: one bare fork after the other",
@@ -137,6 +172,8 @@ std::vector<row> start_method_rows() {
       beside("8_GiB", "8 GiB", 8192, 0),
       beside("32_threads", "32 threads", 0, 32),
       one_call("spawn", start_method::spawn, 10, 8, 200),
+      warm_call(),
+      made_isolate(),
       in_flight(start_method::fork, "fork", 200),
       in_flight(start_method::forkserver, "forkserver", 200),
   };
