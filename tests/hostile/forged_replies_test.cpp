@@ -468,7 +468,7 @@ TEST_P(Scribbling, OverTheSharedMemoryLeavesTheParentWhole) {
   const auto [method, first] = GetParam();
   const support::shared_counter at;
   const auto end = on_a_victim(
-      [method = method, first = first, at = at.get()] {
+      [method, first, at = at.get()] {
         const std::uint64_t before = hostile::resident_peak();
         const auto guarded = limit(
             [](std::uint64_t seed) {

@@ -63,8 +63,12 @@ TEST_P(Results, NothingIsAResultToo) {
 }
 
 TEST_P(Results, AReferenceBecomesAValue) {
-  static std::string text = "of the child";
-  const auto call = limit([]() -> const std::string& { return text; }, unlimited());
+  const auto call = limit(
+      []() -> const std::string& {
+        static const std::string text = "of the child";
+        return text;
+      },
+      unlimited());
   static_assert(std::is_same_v<decltype(call()), std::string>);
   EXPECT_EQ(call(), "of the child");
 }

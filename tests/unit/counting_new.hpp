@@ -34,9 +34,18 @@ class allocation_meter {
 
 }  // namespace pynisher::testing
 
+// The thread sanitizer has operators of its own, and lets nobody replace them: nothing is counted there.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PYNISHER_TEST_COUNTS_NOTHING
+#endif
+#endif
+
+#ifndef PYNISHER_TEST_COUNTS_NOTHING
 void* operator new(std::size_t size) { return pynisher::testing::count_and_allocate(size); }
 void* operator new[](std::size_t size) { return pynisher::testing::count_and_allocate(size); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete[](void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+#endif
