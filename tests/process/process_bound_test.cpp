@@ -30,7 +30,10 @@ using pynisher::verdict;
 using support::EndedAs;
 
 class ProcessBound : public support::per_start_method {
-  void SetUp() override { SKIP_UNLESS_SUPPORTED("process_count"); }
+  void SetUp() override {
+    SKIP_UNLESS_SUPPORTED("process_count");
+    SKIP_UNDER_SANITIZER("it may have a thread of its own");
+  }
 };
 FOR_EACH_START_METHOD(ProcessBound);
 
@@ -80,7 +83,6 @@ TEST_P(ProcessBound, CountsTheChildAndWhatItStarts) {
 }
 
 TEST_P(ProcessBound, CountsThreads) {
-  SKIP_UNDER_SANITIZER("it has threads of its own");
   EXPECT_EQ(limit(start_threads_until_refused, with({.processes = 5}))(20), 4);
 }
 
