@@ -12,6 +12,8 @@
 #include <pynisher/limit.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>
+#include <pynisher/pool_errors.hpp>
+#include <pynisher/pool_options.hpp>
 #include <pynisher/restricted.hpp>
 #include <pynisher/supports.hpp>
 #include <pynisher/units.hpp>

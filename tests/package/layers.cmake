@@ -79,7 +79,11 @@ layer(front
 layer(many
   include/pynisher/pynisher.hpp
   include/pynisher/isolate.hpp
-  src/isolate.cpp)
+  include/pynisher/detail/pool/*
+  include/pynisher/pool_errors.hpp
+  include/pynisher/pool_options.hpp
+  src/isolate.cpp
+  src/pool/*)
 
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
