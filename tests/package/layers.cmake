@@ -83,6 +83,7 @@ layer(many
   include/pynisher/pool_errors.hpp
   include/pynisher/pool_options.hpp
   src/isolate.cpp
+  src/isolate_*
   src/pool/*)
 
 # Who may know a library or a system header at all.
