@@ -19,5 +19,7 @@ class outcome;
 class PynisherException;
 class ExecutionFailed;
 struct exception_info;
+struct progress_options;
+class progress_callback;
 
 }  // namespace pynisher

@@ -14,6 +14,7 @@
 #include <pynisher/outcome.hpp>
 #include <pynisher/pool_errors.hpp>
 #include <pynisher/pool_options.hpp>
+#include <pynisher/progress_bar.hpp>
 #include <pynisher/restricted.hpp>
 #include <pynisher/supports.hpp>
 #include <pynisher/units.hpp>

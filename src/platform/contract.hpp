@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <pynisher/options.hpp>
@@ -63,6 +64,16 @@ unsigned processors();
 std::string environment();
 /// Makes it this process's, in place of what it has.
 void take_environment(std::string variables);
+
+// --- terminals --------------------------------------------------------------------------------------------------
+
+bool is_terminal(int descriptor);
+/// In columns; 80 where it does not tell.
+unsigned terminal_width(int descriptor);
+/// False: another of the terminal's jobs has it; whoever writes then may be stopped.
+bool is_in_foreground(int descriptor);
+/// False: it is no good any more.
+bool write_to_terminal(int descriptor, std::string_view text);
 
 // --- code ---------------------------------------------------------------------------------------------------
 

@@ -82,9 +82,13 @@ layer(many
   include/pynisher/detail/pool/*
   include/pynisher/pool_errors.hpp
   include/pynisher/pool_options.hpp
+  include/pynisher/progress_bar.hpp
   src/isolate.cpp
   src/isolate_*
-  src/pool/*)
+  src/pool/*
+  src/progress_bar.cpp
+  src/progress_display.hpp
+  src/progress_line.*)
 
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
