@@ -21,5 +21,7 @@ class ExecutionFailed;
 struct exception_info;
 struct progress_options;
 class progress_callback;
+template <class R>
+class task_future;
 
 }  // namespace pynisher

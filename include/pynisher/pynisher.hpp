@@ -17,6 +17,7 @@
 #include <pynisher/progress_bar.hpp>
 #include <pynisher/restricted.hpp>
 #include <pynisher/supports.hpp>
+#include <pynisher/task_future.hpp>
 #include <pynisher/units.hpp>
 #include <pynisher/usage.hpp>
 #include <pynisher/version.hpp>

@@ -83,6 +83,7 @@ layer(many
   include/pynisher/pool_errors.hpp
   include/pynisher/pool_options.hpp
   include/pynisher/progress_bar.hpp
+  include/pynisher/task_future.hpp
   src/isolate.cpp
   src/isolate_*
   src/pool/*
