@@ -68,7 +68,6 @@ layer(process
   src/travel.cpp)
 # What a program writes.
 layer(front
-  include/pynisher/asio.hpp
   include/pynisher/call.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
@@ -77,6 +76,7 @@ layer(front
   src/names.cpp)
 # What stays between calls.
 layer(many
+  include/pynisher/asio.hpp
   include/pynisher/pynisher.hpp
   include/pynisher/isolate.hpp
   include/pynisher/detail/pool/*

@@ -4,10 +4,13 @@
 
 #include <chrono>
 #include <exception>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 
+#include <gmock/gmock.h>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/bind_executor.hpp>
@@ -19,7 +22,6 @@
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
-#include <gmock/gmock.h>
 
 #include <pynisher/asio.hpp>
 #include <pynisher/pynisher.hpp>
@@ -74,8 +76,7 @@ TEST_P(AsyncCall, RunsTheHandlerOnItsOwnExecutor) {
   asio::io_context other;
   bool ran = false;
   auto work = asio::make_work_guard(other);
-  async_call(loop_.get_executor(), doubled, 4,
-             asio::bind_executor(other.get_executor(), [&](std::exception_ptr, int) {
+  async_call(loop_.get_executor(), doubled, 4, asio::bind_executor(other.get_executor(), [&](std::exception_ptr, int) {
                ran = true;
                work.reset();
              }));
@@ -121,8 +122,7 @@ TEST_P(AsyncCall, IsCancelledThroughItsSlot) {
   asio::cancellation_signal signal;
   std::exception_ptr seen;
   int ran = 0;
-  async_call(loop_.get_executor(), endless,
-             asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error) {
+  async_call(loop_.get_executor(), endless, asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error) {
                ++ran;
                seen = error;
              }));
@@ -148,6 +148,74 @@ TEST_P(AsyncCall, LosesARaceAgainstATimer) {
       asio::detached);
   loop_.run();
   EXPECT_EQ(winner, 1u);
+}
+
+// --- tasks of pools -------------------------------------------------------------------------------------------------
+
+/// A task that is done when the test says so.
+class AsyncGet : public ::testing::Test {
+ protected:
+  template <class... V>
+  void give(V&&... value) const {
+    state_->keep(std::forward<V>(value)...);
+    state_->complete(pynisher::detail::returned_here());
+  }
+  asio::io_context loop_;
+  std::shared_ptr<pynisher::detail::task_runner> runner_ = std::make_shared<pynisher::detail::task_runner>();
+  std::shared_ptr<pynisher::detail::task_state<int>> state_ =
+      std::make_shared<pynisher::detail::task_state<int>>(runner_);
+  pynisher::task_future<int> task_{state_};
+};
+
+TEST_F(AsyncGet, CallsBackOnTheLoop) {
+  std::thread::id where;
+  int seen = 0;
+  pynisher::async_get(loop_.get_executor(), task_, [&](std::exception_ptr error, int value) {
+    EXPECT_FALSE(error);
+    seen = value;
+    where = std::this_thread::get_id();
+  });
+  std::jthread giver([this] { give(7); });
+  loop_.run();
+  EXPECT_EQ(seen, 7);
+  EXPECT_EQ(where, std::this_thread::get_id());
+}
+
+TEST_F(AsyncGet, IsAwaitedAndThrows) {
+  bool thrown = false;
+  asio::co_spawn(
+      loop_,
+      [&]() -> asio::awaitable<void> {
+        try {
+          co_await pynisher::async_get(loop_.get_executor(), task_, asio::use_awaitable);
+        } catch (const std::domain_error&) {
+          thrown = true;
+        }
+      },
+      asio::detached);
+  state_->complete(pynisher::detail::raised_here(std::make_exception_ptr(std::domain_error("no"))));
+  loop_.run();
+  EXPECT_TRUE(thrown);
+}
+
+TEST_F(AsyncGet, GivesAFutureAndWhatIsDoneAlready) {
+  give(8);
+  auto value = pynisher::async_get(loop_.get_executor(), task_, asio::use_future);
+  loop_.run();
+  EXPECT_EQ(value.get(), 8);
+}
+
+TEST_F(AsyncGet, CancelsTheTaskThroughItsSlot) {
+  asio::cancellation_signal signal;
+  std::exception_ptr seen;
+  pynisher::async_get(
+      loop_.get_executor(), task_,
+      asio::bind_cancellation_slot(signal.slot(), [&](std::exception_ptr error, int) { seen = error; }));
+  signal.emit(asio::cancellation_type::terminal);
+  loop_.run();
+  EXPECT_TRUE(task_.cancelled());
+  ASSERT_TRUE(seen);
+  EXPECT_THROW(std::rethrow_exception(seen), pynisher::CancelledException);
 }
 
 }  // namespace
