@@ -49,7 +49,7 @@ void write_order(output_archive& out, const settings& limits, const platform::ch
   if (plan.parentage == platform::parentage::adopted) environment = platform::environment();
   limits.send(out);
   out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory,
-      plan.measures_growth, plan.waits_for_go, platform::is_within_memory_limit(), plan.conversation >= 0);
+      plan.measures_growth, platform::is_within_memory_limit(), plan.conversation >= 0);
   out.write(&mask, sizeof mask);
   out(platform::shown_name(), std::string(plan.process_bound != nullptr ? plan.process_bound : ""));
   out(environment);
@@ -117,7 +117,7 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
     limits.emplace(settings::received(in));
     bool within_memory_limit = false;
     bool has_conversation = false;
-    in(program, plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory, plan.measures_growth, plan.waits_for_go,
+    in(program, plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory, plan.measures_growth,
        within_memory_limit, has_conversation);
     if (has_conversation) plan.conversation = conversation;
     in.read(&mask, sizeof mask);

@@ -65,6 +65,9 @@ class flight {
       runs = call_->start(task, &mask_, conversation_);
     } catch (const std::bad_alloc&) {
       call_.reset();
+    } catch (const StartException& e) {
+      call_.reset();
+      not_made_ = {"prepare the call's memory", e.code().value()};
     }
     const std::lock_guard lock(mutex_);
     pid_ = call_ ? call_->pid() : -1;
@@ -75,7 +78,7 @@ class flight {
   supervised_call& call() { return *call_; }
   void complete() {
     call_record record;
-    record.failed = {"allocate memory", ENOMEM};
+    record.failed = not_made_;
     if (call_) record = call_->finish();
     std::function<void()> tell;
     {
@@ -139,6 +142,7 @@ class flight {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<supervised_call> call_;
+  call_record::failure not_made_{"allocate memory", ENOMEM};  ///< where there is no `call_`
   std::optional<call_record> record_;
   std::function<void()> when_done_;
   std::int64_t pid_ = -1;
@@ -205,12 +209,15 @@ class deck {
         next = std::move(waiting_.front());
         waiting_.pop_front();
       }
-      const bool runs = next.flight->start(*next.task, waiter_.bell());
       const auto& flight = next.flight;
-      if (runs && waiter_.add(flight->call().child(), flight->call().bell(), flight.get())) {
-        running_.push_back(flight);
-      } else {
+      if (!flight->start(*next.task, waiter_.bell())) {
         flight->complete();
+      } else if (!waiter_.add(flight->call().child(), flight->call().bell(), flight.get())) {
+        flight->call().cannot_begin("watch the child", errno);
+        flight->complete();
+      } else {
+        running_.push_back(flight);
+        if (!flight->call().begin()) complete(flight.get());
       }
     }
   }

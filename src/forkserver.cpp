@@ -13,8 +13,10 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -33,6 +35,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -70,6 +73,20 @@ struct answer {
   std::int32_t error = 0;
   char text[512] = {};  ///< what a preloaded function threw
 };
+
+/// In memory that program and server share. The kernel writes it as part of the fork: there is no moment at which the
+/// program could not know of a child, however the server ends.
+struct ledger {
+  std::atomic<pid_t> last_forked;
+
+  static constexpr std::size_t size = 4096;
+  /// Null with errno set: it cannot be mapped.
+  static ledger* map(int file) {
+    void* const memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    return memory == MAP_FAILED ? nullptr : static_cast<ledger*>(memory);
+  }
+};
+static_assert(sizeof(std::atomic<pid_t>) == sizeof(pid_t) && std::atomic<pid_t>::is_always_lock_free);
 
 constexpr std::size_t most_descriptors = 8;
 
@@ -152,6 +169,8 @@ struct server {
   pid_t pid = 0;
   unique_fd process;
   waiting_child next;
+  ledger* book = nullptr;
+  std::int64_t last_announced = 0;
   rights_of_process started_with;
   std::vector<std::vector<std::byte>> preloads;  ///< functions, packed
 };
@@ -248,10 +267,28 @@ bool watch_waiting_child(std::int64_t pid) noexcept {
   return false;
 }
 
+void note_announcement(const received<answer>& heard) noexcept {
+  if (heard.came && heard.message.pid > 0) the_server->last_announced = heard.message.pid;
+}
+
 /// One that was announced, and that will not get a call.
 void dismiss_announced(received<answer>& announced) noexcept {
   announced.descriptors.clear();
   if (announced.message.pid > 0 && watch_waiting_child(announced.message.pid)) dismiss_waiting_child();
+}
+
+/// One that the server had no time to announce. Its end of the conversation is closed: it leaves by itself as well.
+void dismiss_unannounced() noexcept {
+  const pid_t pid = the_server->book->last_forked.load();
+  if (pid <= 0 || pid == the_server->last_announced) return;
+  char path[32], name[16] = {};
+  std::snprintf(path, sizeof path, "/proc/%d/comm", static_cast<int>(pid));
+  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
+  // Should somebody else have reaped it, the number may be another's.
+  if (!file && errno == ENOENT) return;
+  const std::string_view prefix = "pynisher-";
+  if (file && (::read(file.get(), name, sizeof name) <= 0 || !std::string_view(name).starts_with(prefix))) return;
+  if (watch_waiting_child(pid)) dismiss_waiting_child();
 }
 
 bool has_died() {
@@ -279,8 +316,12 @@ void end_server() noexcept {
   for (;;) {
     received<answer> left = receive<answer>(the_server->socket, MSG_DONTWAIT);
     if (!left.came) break;
+    note_announcement(left);
     dismiss_announced(left);
   }
+  dismiss_unannounced();
+  ::munmap(the_server->book, ledger::size);
+  the_server->book = nullptr;
   ::close(the_server->socket);
   the_server->socket = -1;
   the_server->process = unique_fd();
@@ -296,6 +337,7 @@ received<answer> hear() {
     if (ready == 0 && !is_stopped(the_server->pid)) continue;
     received<answer> heard;
     if (ready > 0 && (watched[0].revents & POLLIN) != 0) heard = receive<answer>(the_server->socket, MSG_DONTWAIT);
+    note_announcement(heard);
     heard.message.text[sizeof heard.message.text - 1] = '\0';
     if (heard.came && !heard.fine) dismiss_announced(heard);
     if (!heard.fine) end_server();
@@ -382,9 +424,20 @@ failure have_server() {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return {"make a socket", errno, {}};
   const unique_fd own_end(ends[0]), servers_end(ends[1]);
-  const int given = servers_end.get();
-  const program_started started = start_program(program_role::forkserver, {&given, 1}, false);
-  if (started.failed != nullptr) return {started.failed, started.error, {}};
+  const platform::call_fd memory = platform::make_memory_file(ledger::size);
+  ledger* const book = memory ? ledger::map(memory.get()) : nullptr;
+  if (book == nullptr) return {"make the forkserver's memory", errno, {}};
+  // A forked copy of the program has no business with it.
+  const long kept = platform::keep_from_children(book, ledger::size);
+  const int given[] = {servers_end.get(), memory.get()};
+  const program_started started = kept < 0 ? program_started{-1, "keep the forkserver's memory from children", static_cast<int>(-kept)}
+                                           : start_program(program_role::forkserver, given, false);
+  if (started.failed != nullptr) {
+    ::munmap(book, ledger::size);
+    return {started.failed, started.error, {}};
+  }
+  the_server->book = book;
+  the_server->last_announced = 0;
   the_server->socket = ::fcntl(own_end.get(), F_DUPFD_CLOEXEC, 3);
   the_server->started_with = rights;
   the_server->pid = started.pid;
@@ -482,6 +535,12 @@ struct child_of_program {
   unique_fd process;
 };
 
+/// What the server serves by.
+struct serving {
+  int socket;
+  ledger* book;
+};
+
 /// Their locks would stay locked in every child.
 constexpr const char* too_many_threads = "the forkserver has more than one thread, of a static object or a preloaded function";
 
@@ -512,8 +571,9 @@ void rehearse() {
 }
 
 /// In the child that was forked: waits for its call.
-[[noreturn]] void become_call(int server, int own_socket, const std::vector<child_of_program>& siblings) {
-  ::close(server);
+[[noreturn]] void become_call(const serving& server, int own_socket, const std::vector<child_of_program>& siblings) {
+  ::close(server.socket);
+  ::munmap(server.book, ledger::size);
   ::setrlimit(RLIMIT_NOFILE, &descriptors_before);
   for (const auto& sibling : siblings) ::close(sibling.process.get());
   ::signal(SIGTERM, SIG_DFL);
@@ -555,25 +615,42 @@ void rehearse() {
   follow_order(region, doorbell, order, conversation, platform::parentage::adopted);
 }
 
+/// As the program's child, with its number in the ledger; `process` becomes its descriptor, or remains what it is.
+long fork_for_program(const serving& server, const thread_state& thread, int& process) {
+  auto* const number = reinterpret_cast<pid_t*>(&server.book->last_forked);
+  unsigned long flags = CLONE_PARENT | CLONE_PARENT_SETTID;
+  if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+  clone_args wanted{};
+  wanted.flags = flags | CLONE_PIDFD;
+  wanted.pidfd = reinterpret_cast<std::uintptr_t>(&process);
+  wanted.parent_tid = reinterpret_cast<std::uintptr_t>(number);
+  wanted.child_tid = reinterpret_cast<std::uintptr_t>(thread.number);
+  long pid = ::syscall(SYS_clone3, &wanted, sizeof wanted);
+  // Filters of system calls that are older than this one.
+  if (pid >= 0 || (errno != ENOSYS && errno != EPERM)) return pid;
+#if defined(__x86_64__)
+  pid = ::syscall(SYS_clone, flags, nullptr, number, thread.number, nullptr);
+#else
+  pid = ::syscall(SYS_clone, flags, nullptr, number, nullptr, thread.number);
+#endif
+  // Not there for one that has ended and was reaped; it needs no looking after.
+  if (pid > 0) process = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  return pid;
+}
+
 /// Forks a child, the last of `siblings` then, and announces it; false: it announces that it cannot.
-bool announce_child(int socket, std::vector<child_of_program>& siblings, const thread_state& thread) {
+bool announce_child(const serving& server, std::vector<child_of_program>& siblings, const thread_state& thread) {
   int conversation[2] = {-1, -1};
   answer announced;
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, conversation) != 0) announced.error = errno;
   const unique_fd programs_end(conversation[0]), childs_end(conversation[1]);
   int process = -1;
   if (announced.error == 0) {
-    unsigned long flags = CLONE_PARENT | CLONE_PIDFD;
-    if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
-#if defined(__x86_64__)
-    const long pid = ::syscall(SYS_clone, flags, nullptr, &process, thread.number, nullptr);
-#else
-    const long pid = ::syscall(SYS_clone, flags, nullptr, &process, nullptr, thread.number);
-#endif
+    const long pid = fork_for_program(server, thread, process);
     if (pid == 0) {
       if (thread.robust_list != nullptr) ::syscall(SYS_set_robust_list, thread.robust_list, thread.robust_list_size);
       ::close(programs_end.get());
-      become_call(socket, childs_end.get(), siblings);
+      become_call(server, childs_end.get(), siblings);
     }
     if (pid < 0) announced.error = errno;
     announced.pid = pid;
@@ -581,7 +658,7 @@ bool announce_child(int socket, std::vector<child_of_program>& siblings, const t
   if (process >= 0) siblings.push_back({unique_fd(process)});
   const bool fine = announced.error == 0;
   const int sent = programs_end.get();
-  return send_with_descriptors(socket, announced, {&sent, fine ? std::size_t{1} : std::size_t{0}}) && fine;
+  return send_with_descriptors(server.socket, announced, {&sent, fine ? std::size_t{1} : std::size_t{0}}) && fine;
 }
 
 answer run_preloaded(const received<request>& received) {
@@ -630,8 +707,11 @@ void look_after(std::vector<child_of_program>& children) {
 
 }  // namespace
 
-void serve_forks(int socket) {
+void serve_forks(int socket, int ledger_file) {
   const pid_t program = ::getppid();
+  const serving server{socket, ledger::map(ledger_file)};
+  if (server.book == nullptr) platform::leave(1);
+  ::close(ledger_file);
   // Signals of the terminal are the program's affair. SIGTERM tells of its end.
   struct sigaction told {};
   told.sa_handler = on_signal;
@@ -664,14 +744,14 @@ void serve_forks(int socket) {
         look_after(children);
         look_at = 2 * children.size() + 16;
       }
-      if (!announce_child(socket, children, thread)) break;
+      if (!announce_child(server, children, thread)) break;
     }
     if (watched[0].revents == 0) continue;
     const received<request> received = receive<request>(socket);
     if (!received.fine) break;
     if (received.message.kind == request_kind::stop) platform::leave(0);
     if (received.message.kind == request_kind::child) {
-      if (!announce_child(socket, children, thread)) break;
+      if (!announce_child(server, children, thread)) break;
     } else {
       is_heard = send_with_descriptors(socket, run_preloaded(received), {});
     }

@@ -7,10 +7,9 @@
 
 namespace pynisher::detail {
 
-inline constexpr int forkserver_descriptor = 3;
-
-/// In the started program: forks children for the program that started it, and ends with it.
-[[noreturn]] void serve_forks(int socket);
+/// In the started program: forks children for the program that started it, and ends with it. `ledger`: memory in which
+/// the program finds the last child, should this process be killed before it can announce it.
+[[noreturn]] void serve_forks(int socket, int ledger);
 
 /// Starts this process's server if it does not run, so that the next call does not have to. Failures are that call's.
 void have_forkserver();

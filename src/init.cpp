@@ -69,7 +69,7 @@ void init(int argc, char** argv) {
     follow_order(region_descriptor, doorbell_descriptor, order_descriptor, conversation_descriptor,
                  platform::parentage::fresh);
   }
-  if (role == program_role::forkserver) serve_forks(forkserver_descriptor);
+  if (role == program_role::forkserver) serve_forks(requests_descriptor, ledger_descriptor);
   std::fprintf(stderr, "pynisher: the environment has %s, which is the library's own\n", start_mark);
 }
 

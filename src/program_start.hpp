@@ -32,5 +32,7 @@ std::vector<const char*> arguments_of_program();
 inline constexpr const char* start_mark = "PYNISHER_STARTED_AS";
 /// The descriptors of a call, beginning with the first that a started program has beside stdin, stdout and stderr.
 enum : int { region_descriptor = 3, doorbell_descriptor, order_descriptor, conversation_descriptor };
+/// And those of the forkserver.
+enum : int { requests_descriptor = 3, ledger_descriptor };
 
 }  // namespace pynisher::detail

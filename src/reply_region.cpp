@@ -20,6 +20,8 @@ const char* to_string(start_stage stage) {
       return "start";
     case start_stage::reach_init:
       return "reach pynisher::init in the program that was started again";
+    case start_stage::keep_region:
+      return "keep the call's memory from what the call starts";
     case start_stage::die_with_parent:
       return "tie the child's life to its parent's";
     case start_stage::become_subreaper:

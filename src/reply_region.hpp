@@ -32,7 +32,7 @@ struct reply_region {
   static constexpr std::size_t ring_size = size - header_size;
   /// Published and rung for in pieces of this size, so that both sides work at the same time.
   /// A child of the forkserver that has taken no more than this for its arguments does not wait to be measured again.
-  static constexpr std::uint64_t taken_without_asking = std::uint64_t{1} << 20;
+  static constexpr std::uint64_t taken_without_asking = std::uint64_t{256} << 10;
   static constexpr std::size_t window_size = std::size_t{128} << 10;
 
   // The reply.
@@ -52,8 +52,11 @@ struct reply_region {
   std::atomic<std::int64_t> started;      ///< the clock when the child was started
   std::atomic<std::uint64_t> held;  ///< bytes of private memory that the child began with; before `go`
 
+  /// A number that nobody could guess, the parent's, from before `go` until the function begins: the child's set-up ends
+  /// by taking it away, and never has it elsewhere. While it is there, what the child says is the library's own word.
+  std::atomic<std::uint64_t> not_begun;
+
   // Notes.
-  std::atomic<std::uint32_t> running;        ///< set-up is done, the function has begun
   std::atomic<std::uint32_t> failed_stage;   ///< a `start_stage`, when set-up failed
   std::atomic<std::int32_t> failed_errno;
   std::atomic<std::uint32_t> crash_signal;
@@ -84,6 +87,7 @@ inline constexpr std::uint32_t allocation_refused = 2;
 enum class start_stage : std::uint32_t {
   none,
   reach_init,
+  keep_region,
   die_with_parent,
   become_subreaper,
   mark,

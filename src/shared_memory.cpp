@@ -6,6 +6,9 @@
 #include <atomic>
 #include <mutex>
 #include <new>
+#include <system_error>
+
+#include <pynisher/exceptions.hpp>
 
 #include "fork_safe_mutex.hpp"
 #include "platform/contract.hpp"
@@ -32,7 +35,7 @@ reply_region* map_received_region(int file) {
   try {
     // For as long as the process.
     static auto* const memory = new boost::interprocess::mapped_region(mapped(file));
-    platform::keep_from_children(memory->get_address(), reply_region::size);
+    if (platform::keep_from_children(memory->get_address(), reply_region::size) < 0) return nullptr;
     return static_cast<reply_region*>(memory->get_address());
   } catch (const boost::interprocess::interprocess_exception&) {
     return nullptr;
@@ -56,7 +59,9 @@ struct reply_region_owner::mapping {
       // Fresh pages are zero, and zero is where every counter and note begins.
       fresh->memory = sent ? mapped(fresh->file.get()) : boost::interprocess::anonymous_shared_memory(reply_region::size);
       fresh->made_by = platform::process_number();
-      platform::keep_from_children(fresh->region(), reply_region::size);
+      if (const long failed = platform::keep_from_children(fresh->region(), reply_region::size); failed < 0) {
+        throw StartException(to_string(start_stage::keep_region), {static_cast<int>(-failed), std::system_category()});
+      }
       return fresh;
     } catch (const boost::interprocess::interprocess_exception&) {
       throw std::bad_alloc();
@@ -118,6 +123,7 @@ void reply_region_owner::prepare_next(bool sent) noexcept {
     if (sent) *fresh->region()->ring() = std::byte{};
     next.put(fresh);
   } catch (const std::bad_alloc&) {
+  } catch (const StartException&) {
   }
 }
 

@@ -64,6 +64,10 @@ class supervised_call {
   /// `mask`: the signals that the child has blocked; null: those of this thread. False: nothing runs, `finish` says why.
   /// `conversation`: a socket that the child is to have, as an isolate; -1: none.
   bool start(child_task& task, const sigset_t* mask, int conversation = -1);
+  /// Lets the function begin, once everything is there that watches the child. False: it does not, `finish` says why.
+  bool begin();
+  /// Instead of `begin`: the child is ended.
+  void cannot_begin(const char* stage, int error);
   [[nodiscard]] std::int64_t pid() const { return child_.pid(); }
 
   [[nodiscard]] platform::child_process::woken_by wait() const { return child_.wait(bell_, inner_bell_, next_look()); }
@@ -93,7 +97,8 @@ class supervised_call {
   bool cpu_used_up(platform::clock::time_point now);
   bool memory_used_up(platform::clock::time_point now);
   [[nodiscard]] std::uint64_t taken_without_asking() const;
-  void let_go_on();
+  /// False: as `cannot_begin`.
+  bool let_go_on();
   bool heard_of_interrupt();
   platform::exit_status end();
 
@@ -115,7 +120,6 @@ class supervised_call {
   call_record::failure failed_;
   std::string unsendable_;
   bool running_ = false;
-  bool has_been_ready_ = false;
   bool has_let_go_ = false;
   bool measured_again_ = false;
   std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_;

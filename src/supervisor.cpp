@@ -93,13 +93,14 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
   return used;
 }
 
-void note_child_claims(evidence& seen, const reply_region& region, bool afresh) {
-  // A set-up that fails exits before the function begins; a crash or a timeout is not explained away by claiming so.
+void note_child_claims(evidence& seen, const platform::child_plan& plan) {
+  const reply_region& region = *plan.region;
+  // A set-up that fails exits before the function begins.
   if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
-      region.running.load() == 0) {
+      !platform::has_begun(plan)) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
     seen.failed_errno = region.failed_errno.load();
-    if (afresh && region.ready.load() == 0 && seen.failed_stage == start_stage::none) {
+    if (plan.parentage != platform::parentage::copy && seen.failed_stage == start_stage::none) {
       seen.failed_stage = start_stage::reach_init;
       seen.failed_errno = EPROTO;
     }
@@ -283,7 +284,6 @@ void supervised_call::cancel() noexcept {
     plan_.memory = tighter(plan_.memory, platform::outer_memory_left(limits_.given().measure));
   }
   plan_.measures_growth = plan_.memory && limits_.given().measure == memory_measure::growth;
-  plan_.waits_for_go = platform::somebody_else_may_reap();
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
   return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask);
@@ -339,7 +339,7 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
     failed_ = {started.failed, started.error};
     return false;
   }
-  if (!took(platform::watch_started_child(plan_, started.pid, platform::call_fd(started.process)), "watch the child")) {
+  if (!took(platform::watch_started_child(started.pid, platform::call_fd(started.process)), "watch the child")) {
     return false;
   }
   reply_region_owner::prepare_next(true);
@@ -353,8 +353,6 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   }
   child_ = std::move(started.child);
   running_ = true;
-  has_let_go_ = plan_.parentage != platform::parentage::fresh || !plan_.measures_growth;
-
   seen_.memory_limit = limits_.memory();
   if (const auto left = platform::outer_memory_left(limits_.given().measure); left && seen_.memory_limit) {
     seen_.memory_limit = std::min(*seen_.memory_limit, *left);
@@ -365,6 +363,24 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (plan_.measures_growth) memory_look_ = plan_.started + memory_interval(*plan_.memory);
   return true;
+}
+
+bool supervised_call::begin() {
+  // Without it only the kernel would watch the limit, in a process that the function has in its hands.
+  if (plan_.cpu_limit && !child_.cpu_time() && !child_.has_ended()) {
+    cannot_begin("read the child's CPU clock", errno);
+    return false;
+  }
+  // A child that was started afresh has not taken its arguments yet, and says when it has.
+  if (plan_.measures_growth && plan_.parentage == platform::parentage::fresh) return true;
+  has_let_go_ = platform::let_go(child_, plan_);
+  if (!has_let_go_) cannot_begin("measure the child", errno);
+  return has_let_go_;
+}
+
+void supervised_call::cannot_begin(const char* stage, int error) {
+  failed_ = {stage, error};
+  end();
 }
 
 std::optional<clock::time_point> supervised_call::next_look() const {
@@ -380,7 +396,7 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   if (woken == platform::child_process::woken_by::doorbell) {
     bell_.clear();
     if (own_inner_bell_) own_inner_bell_->clear();
-    let_go_on();
+    if (!let_go_on()) return true;
     switch (reader_.take()) {
       case reply_reader::state::fine:
         break;
@@ -400,14 +416,16 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
 }
 
 /// Of a child that has taken its arguments and wants to be measured.
-void supervised_call::let_go_on() {
+bool supervised_call::let_go_on() {
   const std::uint32_t ready = region_.get().ready.load();
-  if (plan_.parentage == platform::parentage::fresh && !has_let_go_ && ready == 1) {
-    has_let_go_ = platform::let_go(child_, plan_);
-  }
-  if (plan_.parentage == platform::parentage::adopted && !measured_again_ && ready == 2) {
-    measured_again_ = platform::let_go(child_, plan_);
-  }
+  // The function has no say in when it is measured.
+  if (platform::has_begun(plan_)) return true;
+  bool& done = plan_.parentage == platform::parentage::fresh ? has_let_go_ : measured_again_;
+  const std::uint32_t asks = plan_.parentage == platform::parentage::fresh ? 1 : 2;
+  if (plan_.parentage == platform::parentage::copy || done || ready != asks) return true;
+  done = platform::let_go(child_, plan_);
+  if (!done) cannot_begin("measure the child", errno);
+  return done;
 }
 
 bool supervised_call::over(ended_for cause) {
@@ -417,17 +435,16 @@ bool supervised_call::over(ended_for cause) {
 
 bool supervised_call::cpu_used_up(clock::time_point now) {
   const auto used = child_.cpu_time();
-  if (!used) return false;
-  if (*used >= *plan_.cpu_limit) return true;
-  cpu_look_ = now + cpu_interval(*plan_.cpu_limit - *used);
+  if (used && *used >= *plan_.cpu_limit) return true;
+  // It has ended, or the clock cannot be read for the moment.
+  cpu_look_ = now + cpu_interval(*plan_.cpu_limit - used.value_or(nanoseconds(0)));
   return false;
 }
 
 bool supervised_call::memory_used_up(clock::time_point now) {
   const std::uint64_t limit = *plan_.memory;
-  // Until a child that is started afresh has taken its arguments, what it takes is not the function's affair.
-  has_been_ready_ = has_been_ready_ || plan_.parentage == platform::parentage::copy || region_.get().ready.load() != 0;
-  const auto grown = has_been_ready_ && has_let_go_ ? child_.memory_growth(plan_.at_start) : std::nullopt;
+  // Until the function begins, what is taken is not its affair.
+  const auto grown = platform::has_begun(plan_) ? child_.memory_growth(plan_.at_start) : std::nullopt;
   memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
   if (!grown || *grown <= limit + taken_without_asking()) return false;
   seen_.memory_seen = *grown;
@@ -469,7 +486,7 @@ call_record supervised_call::finish() {
   seen_.how = status.how;
   seen_.status = status.value;
   seen_.usage = usage_of(status, region_.get(), wall, plan_.parentage == platform::parentage::fresh);
-  note_child_claims(seen_, region_.get(), limits_.method() != start_method::fork);
+  note_child_claims(seen_, plan_);
   auto reply = reader_.finish();
   seen_.reply_well_formed = reply.well_formed;
   seen_.reply = reply.kind;
@@ -495,7 +512,7 @@ namespace {
 raw_outcome run(const settings& limits, child_task& task) {
   warn_before(limits);
   supervised_call call(limits);
-  if (call.start(task, nullptr)) {
+  if (call.start(task, nullptr) && call.begin()) {
     while (!call.look(call.wait())) {
     }
   }

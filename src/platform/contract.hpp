@@ -199,7 +199,7 @@ struct child_plan {
   std::optional<std::uint64_t> memory;  ///< bytes by the limits' measure; or what an outer call has left of its own
   bool measures_growth = false;
   mapped_memory at_start;     ///< what the child starts with; filled in by `fork_child` where growth is measured
-  bool waits_for_go = false;  ///< until the parent has its descriptor: somebody else may reap it at once
+  std::uint64_t not_begun = 0;  ///< what the parent has put into the region; 0: the child still waits for `let_go`
   int doorbell = -1;
   int conversation = -1;  ///< a socket that an isolate has; -1: none
   const char* process_bound = nullptr;  ///< its entry; null: there is none
@@ -235,7 +235,7 @@ class child_process {
  private:
   friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
-  friend struct fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process);
+  friend struct fork_result watch_started_child(pid_t pid, call_fd process);
   pid_t pid_ = -1;
   call_fd pidfd_;
 };
@@ -272,19 +272,19 @@ struct fork_result {
   int error = 0;
 };
 
-/// True where an ended child may be reaped by the application, or by nobody, before this library comes to it.
-bool somebody_else_may_reap() noexcept;
-
-/// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`.
-/// The plan's region is the only one that the child gets.
+/// Forks. Runs atfork handlers; stdio must have been flushed. In the child it returns after `set_up_child`, which waits
+/// for `let_go`. The plan's region is the only one that the child gets.
 fork_result fork_child(child_plan& plan);
 
 /// For a child that was started afresh: the same as `fork_child` does after the fork.
 /// `process`: its descriptor, where there is one already.
-fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process = call_fd());
-/// Lets a child go on that has said that it is ready; measures it first, where growth is to be measured. False: it
-/// cannot be measured, and the child still waits.
+fork_result watch_started_child(pid_t pid, call_fd process = call_fd());
+/// Lets a child go on; measures it first, where growth is to be measured. False: it cannot be measured, and the child
+/// still waits.
 bool let_go(const child_process& child, child_plan& plan);
+/// True once the function has begun, or may have: what the child says from then on is the function's word. It cannot
+/// make it false again.
+bool has_begun(const child_plan& plan) noexcept;
 
 /// In the child: it ends when the program ends, or the thread that started it. Does not come back if that has happened already.
 void tie_to_program(pid_t program, parentage how) noexcept;
@@ -330,8 +330,9 @@ std::optional<std::uint64_t> outer_memory_left(memory_measure measure);
 
 /// Unmaps the whole pages of shared memory until they are used again.
 void forget_pages(void* data, std::size_t size) noexcept;
-/// Keeps shared memory out of the children of other calls, which could forge replies in it.
-void keep_from_children(void* data, std::size_t size) noexcept;
+/// Keeps shared memory out of the children of other calls, which could forge replies in it. Negative: the error number
+/// for which it could not be done.
+long keep_from_children(void* data, std::size_t size) noexcept;
 
 // --- waiting in shared memory -----------------------------------------------------------------------------
 

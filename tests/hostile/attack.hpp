@@ -95,11 +95,6 @@ inline pid_t find_helper(pid_t program, const std::string& name) {
   return 0;
 }
 
-/// The server sleeps once it has announced whom it has forked: nobody would know a child of one that is killed before.
-inline void await_idle(pid_t server) {
-  support::await([server] { return support::process_state(server) != 'R'; });
-}
-
 inline std::uint64_t resident_peak() {
   rusage used{};
   ::getrusage(RUSAGE_SELF, &used);

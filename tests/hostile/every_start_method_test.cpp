@@ -1,14 +1,19 @@
 // Attacks that need nothing but what a child of any start method has.
 
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <vector>
@@ -24,6 +29,7 @@
 namespace {
 
 using namespace std::chrono_literals;
+using namespace pynisher::literals;
 using hostile::expect_verdict;
 using hostile::find_region;
 using hostile::on_a_victim;
@@ -44,11 +50,10 @@ void nap() {
 
 // --- the forkserver -----------------------------------------------------------------------------------------------
 
-/// To the server, which sleeps once it has announced whom it has forked, and to the child that waits.
+/// To the server, whatever it is at, and to the child that waits.
 int send_to_helpers(int signal) {
   const pid_t program = ::getppid(), server = hostile::find_helper(program, "pynisher-forks");
   if (server != 0) {
-    hostile::await_idle(server);
     ::kill(server, signal);
     if (signal == SIGKILL) support::await_gone(server);
   }
@@ -96,6 +101,36 @@ TEST_P(Hostile, KillingOneWaitingChildAfterAnotherFailsNoCall) {
           },
           GetParam()),
       Survived());
+}
+
+/// Asleep within that system call.
+bool waits_in(pid_t pid, long call) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/syscall");
+  long number = -1;
+  return file >> number && number == call && support::process_state(pid) == 'S';
+}
+
+// With nobody to read them the announcements fill the socket, and the server waits with a child that it has not told of.
+TEST_P(Hostile, AServerThatIsKilledBeforeItTellsOfAChildLeavesNone) {
+  if (GetParam() != pynisher::start_method::forkserver) GTEST_SKIP() << "no server";
+  if (!std::ifstream("/proc/self/syscall").good()) GTEST_SKIP() << "the kernel does not tell what a process waits in";
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    const auto call = limit(answer, unlimited());
+                    HELPER_CHECK(call() == 42);
+                    const pid_t server = hostile::find_helper(::getpid(), "pynisher-forks");
+                    while (!waits_in(server, SYS_sendmsg)) {
+                      const pid_t waiting = hostile::find_helper(::getpid(), "pynisher-waits");
+                      if (waiting == 0) continue;
+                      ::kill(waiting, SIGKILL);
+                      support::await_gone(waiting);
+                    }
+                    ::kill(server, SIGKILL);
+                    support::await_gone(server);
+                    HELPER_CHECK(call() == 42);
+                  },
+                  GetParam()),
+              Survived());
 }
 
 // A stopped server fails a call that needs it, and is replaced. Children that it has made before still serve.
@@ -274,6 +309,66 @@ std::string spoil(std::size_t word, std::uint64_t what, bool wide, int then) {
   if (then == 1) ::_exit(3);
   if (then == 2) support::write_to_null();
   return std::string(300, 'r');
+}
+
+/// What a set-up that fails would leave behind.
+void claim_a_failed_start(std::uint64_t not_begun) {
+  reply_region* region = find_region();
+  region->failed_stage.store(static_cast<std::uint32_t>(pynisher::detail::start_stage::memory_limit));
+  region->failed_errno.store(EPERM);
+  region->not_begun.store(not_begun);
+  region->ready.store(0);
+  region->go.store(0);
+  ::_exit(1);
+}
+
+TEST_P(Hostile, NoFunctionPassesForOneThatDidNotBegin) {
+  EXPECT_THAT(on_a_victim(
+                  [] {
+                    for (const auto& limits : {unlimited(), with({.memory = 64_MiB, .cpu_time = 10s})}) {
+                      const auto call = limit(claim_a_failed_start, limits);
+                      for (const std::uint64_t number : {0, 1}) {
+                        const auto result = call.try_call(number);
+                        expect_verdict(result, {verdict::exited});
+                      }
+                    }
+                  },
+                  GetParam()),
+              Survived());
+}
+
+/// Says that it still waits to be measured, or wants to be measured again, in the middle of taking twice the limit.
+void take_unmeasured(std::uint32_t ready, bool shared) {
+  constexpr std::size_t piece = std::size_t{48} << 20;
+  reply_region* region = find_region();
+  region->ready.store(ready);
+  for (int i = 0; i < 2; ++i) {
+    const int kind = MAP_ANONYMOUS | (shared ? MAP_SHARED : MAP_PRIVATE);
+    void* const memory = ::mmap(nullptr, piece, PROT_READ | PROT_WRITE, kind, -1, 0);
+    std::memset(memory, 1, piece);
+    // No longer what the kernel's limit counts.
+    ::mprotect(memory, piece, PROT_READ);
+    region->ready.store(ready);
+    const std::uint64_t one = 1;
+    for (const int bell : hostile::doorbells()) [[maybe_unused]] const ssize_t ignored = ::write(bell, &one, sizeof one);
+    for (int moment = 0; moment < 250; ++moment) nap();
+  }
+  support::sleep_forever();
+}
+
+TEST_P(Hostile, NoFunctionHasASayInWhenItIsMeasured) {
+  SKIP_UNLESS_SUPPORTED("memory");
+  for (const std::uint32_t ready : {0, 1, 2}) {
+    for (const bool shared : {false, true}) {
+      EXPECT_THAT(on_a_victim(
+                      [ready, shared] {
+                        const auto call = limit(take_unmeasured, with({.memory = 64_MiB, .wall_time = 25s}));
+                        expect_verdict(call.try_call(ready, shared), {verdict::memory_limit});
+                      },
+                      GetParam()),
+                  Survived());
+    }
+  }
 }
 
 TEST_P(Hostile, NoFieldOfTheSharedMemoryDoesHarm) {

@@ -42,7 +42,7 @@ TEST(PlatformChild, IsMarkedAndIsTheReaperOfItsDescendants) {
   });
   child.await_end();
   EXPECT_EQ(child.end(true).value, 0);
-  EXPECT_EQ(child.region().running.load(), 1u);
+  EXPECT_EQ(child.region().not_begun.load(), 0u);
   EXPECT_EQ(child.region().failed_stage.load(), 0u);
 }
 

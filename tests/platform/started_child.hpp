@@ -44,6 +44,7 @@ class started_child {
     }
     if (forked.where == platform::fork_result::side::failed) throw std::runtime_error("no child");
     child_ = std::move(forked.child);
+    if (!platform::let_go(child_, plan)) throw std::runtime_error("the child cannot be measured");
   }
   started_child(const started_child&) = delete;
   started_child& operator=(const started_child&) = delete;

@@ -111,7 +111,7 @@ void drop_privilege() noexcept {
   must(start_stage::drop_privilege, raw::call(SYS_capget, &header, data));
   constexpr std::uint32_t bit = 1u << CAP_SYS_RESOURCE;
   if ((data[0].permitted & bit) == 0) return;
-  raw::call(SYS_prctl, PR_CAPBSET_DROP, CAP_SYS_RESOURCE);
+  must(start_stage::drop_privilege, raw::call(SYS_prctl, PR_CAPBSET_DROP, CAP_SYS_RESOURCE));
   data[0].effective &= ~bit;
   data[0].permitted &= ~bit;
   data[0].inheritable &= ~bit;
@@ -300,6 +300,9 @@ void prepare_set_up() noexcept {
   surrounding.has_memory_limit = surrounding.has_memory_limit || plan.memory.has_value();
 
   tie_to_program(parent, plan.parentage);
+  if (plan.parentage == parentage::copy) {
+    must(start_stage::keep_region, keep_from_children(plan.region, detail::reply_region::size));
+  }
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
   if (plan.process_bound != nullptr && !join_process_bound(plan.process_bound)) give_up(start_stage::process_bound, -EACCES);
   empty_standard_input();
@@ -322,11 +325,10 @@ void prepare_set_up() noexcept {
   if (limits.wall_time()) limit_wall(plan.started + std::min(*limits.wall_time(), longest_wait));
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
   if (plan.parentage != parentage::copy) get_ready(plan);
-  while ((plan.waits_for_go || plan.measures_growth) && plan.region->go.load() == 0) {
-    wait_for_change(plan.region->go, 0);
-  }
+  // Nothing runs before there is somebody to watch it.
+  while (plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
   if (plan.memory) limit_memory(limits, *plan.memory, held_with_arguments(plan));
-  plan.region->running.store(1, std::memory_order_release);
+  plan.region->not_begun.store(0);
 }
 
 [[gnu::hot]] void end_tree_in_child() noexcept {

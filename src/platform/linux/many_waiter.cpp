@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 
 #include "../contract.hpp"
 
@@ -37,7 +38,9 @@ bool many_waiter::add(const child_process& child, const doorbell& bell, void* wh
   if (add_to(set_.get(), child.pidfd_.get(), tag | is_end) && add_to(set_.get(), bell.descriptor(), tag | is_bell)) {
     return true;
   }
+  const int error = errno;
   remove(child, bell);
+  errno = error;
   return false;
 }
 

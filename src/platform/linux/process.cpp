@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
@@ -262,48 +263,50 @@ void forget_pages(void* data, std::size_t size) noexcept {
   if (end > begin) raw::call(SYS_madvise, begin, end - begin, MADV_DONTNEED);
 }
 
-[[gnu::hot]] void keep_from_children(void* data, std::size_t size) noexcept {
-  raw::call(SYS_madvise, data, size, MADV_DONTFORK);
+[[gnu::hot]] long keep_from_children(void* data, std::size_t size) noexcept {
+  return raw::call(SYS_madvise, data, size, MADV_DONTFORK);
 }
 
 namespace {
 
-/// While one exists, the next fork takes the region along, and no other thread starts a child.
-class region_for_child {
- public:
-  explicit region_for_child(detail::reply_region& region)
-      : lock_(detail::fork_mutex),
-        region_(region),
-        failed_(raw::call(SYS_madvise, &region_, detail::reply_region::size, MADV_DOFORK)) {}
-  ~region_for_child() { keep_from_children(&region_, detail::reply_region::size); }
-  region_for_child(const region_for_child&) = delete;
-  region_for_child& operator=(const region_for_child&) = delete;
-  /// Negative: the error number for which the child would not have it.
-  [[nodiscard]] long failed() const { return failed_; }
+/// Of a child that does not run its function yet.
+void kill_and_reap(pid_t pid) {
+  ::kill(pid, SIGKILL);
+  while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+}
 
- private:
-  std::lock_guard<detail::fork_safe_mutex> lock_;
-  detail::reply_region& region_;
-  long failed_;
-};
-
+/// The child has the region; meanwhile no other thread starts one.
 pid_t fork_with(detail::reply_region& region) {
-  const region_for_child shared(region);
-  if (shared.failed() < 0) {
-    errno = static_cast<int>(-shared.failed());
+  const std::lock_guard<detail::fork_safe_mutex> lock(detail::fork_mutex);
+  if (const long failed = raw::call(SYS_madvise, &region, detail::reply_region::size, MADV_DOFORK); failed < 0) {
+    errno = static_cast<int>(-failed);
     return -1;
   }
-  return ::fork();
+  const pid_t pid = ::fork();
+  // The child's set-up does the same.
+  if (pid == 0) return pid;
+  const int error = errno;
+  const long failed = keep_from_children(&region, detail::reply_region::size);
+  errno = failed < 0 ? static_cast<int>(-failed) : error;
+  if (pid < 0 || failed >= 0) return pid;
+  kill_and_reap(pid);
+  errno = static_cast<int>(-failed);
+  return -1;
+}
+
+/// Not to be foretold by a function, which has a copy of all that was there before the fork.
+std::uint64_t unguessable_number() noexcept {
+  std::uint64_t number = 0;
+  if (raw::call(SYS_getrandom, &number, sizeof number, GRND_NONBLOCK) != sizeof number) {
+    timespec now{};
+    raw::call(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+    number = static_cast<std::uint64_t>(now.tv_nsec) * 0x9e3779b97f4a7c15u ^ static_cast<std::uint64_t>(now.tv_sec);
+  }
+  return number | 1;
 }
 
 }  // namespace
-
-bool somebody_else_may_reap() noexcept {
-  struct sigaction now {};
-  ::sigaction(SIGCHLD, nullptr, &now);
-  const bool default_action = (now.sa_flags & (SA_SIGINFO | SA_NOCLDWAIT)) == 0 && now.sa_handler == SIG_DFL;
-  return !default_action;
-}
 
 [[gnu::hot]] fork_result fork_child(child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
@@ -330,24 +333,19 @@ bool somebody_else_may_reap() noexcept {
     result.error = error;
     return result;
   }
-  return watch_started_child(plan, pid);
+  return watch_started_child(pid);
 }
 
-fork_result watch_started_child(child_plan& plan, pid_t pid, call_fd process) {
+fork_result watch_started_child(pid_t pid, call_fd process) {
   fork_result result;
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
   result.child.pidfd_ = process ? std::move(process) : call_fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  // No such process: SIGCHLD is ignored, or somebody else reaps, and the child was quick. It counts as ended.
-  bool fine = result.child.pidfd_ || errno == ESRCH;
-  // A child that is started afresh has not taken its arguments yet, and says when it has.
-  if (fine && !(plan.measures_growth && plan.parentage == parentage::fresh)) fine = let_go(result.child, plan);
-  if (!fine) {
+  // No such process: SIGCHLD is ignored, or somebody else reaps, and the child's set-up failed. It counts as ended.
+  if (!result.child.pidfd_ && errno != ESRCH) {
     result.where = fork_result::side::failed;
     result.error = errno;
-    ::kill(pid, SIGKILL);
-    while (::waitpid(pid, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
+    kill_and_reap(pid);
   }
   return result;
 }
@@ -359,9 +357,17 @@ bool let_go(const child_process& child, child_plan& plan) {
     plan.region->held.store(plan.at_start.private_writable);
     if (plan.at_start.private_writable == 0 && !child.has_ended()) return false;
   }
+  if (plan.not_begun == 0) {
+    plan.not_begun = unguessable_number();
+    plan.region->not_begun.store(plan.not_begun);
+  }
   plan.region->go.fetch_add(1);
   wake_waiters(plan.region->go);
   return true;
+}
+
+bool has_begun(const child_plan& plan) noexcept {
+  return plan.not_begun != 0 && plan.region->not_begun.load() != plan.not_begun;
 }
 
 // --- a running child ------------------------------------------------------------------------------------------
