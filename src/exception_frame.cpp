@@ -89,6 +89,12 @@ void take_message(const T& value, description& about) {
   about.message = fmt::format("{}", value);
 }
 
+void take_message(char value, description& about) {
+  const auto code = static_cast<unsigned char>(value);
+  const bool is_shown = code > ' ' && code < 0x7f;
+  about.message = is_shown ? fmt::format("'{}'", value) : fmt::format("character {}", code);
+}
+
 description describe(const std::exception_ptr& thrown) {
   description about;
   about.pid = ::getpid();
@@ -129,7 +135,23 @@ description describe(const std::exception_ptr& thrown) {
     take_message(value, about);
   } catch (unsigned long long value) {
     take_message(value, about);
+  } catch (short value) {
+    take_message(value, about);
+  } catch (unsigned short value) {
+    take_message(value, about);
+  } catch (char value) {
+    take_message(value, about);
+  } catch (signed char value) {
+    take_message(static_cast<int>(value), about);
+  } catch (unsigned char value) {
+    take_message(static_cast<int>(value), about);
+  } catch (bool value) {
+    take_message(value, about);
+  } catch (float value) {
+    take_message(value, about);
   } catch (double value) {
+    take_message(value, about);
+  } catch (long double value) {
     take_message(value, about);
   } catch (const std::error_code& code) {
     about.message = code.message();

@@ -34,13 +34,32 @@ void refuse_faulty(const char* option, const Quantity& value, const char* units,
   }
 }
 
+/// Below it the limits are no longer exact.
+void refuse_too_short(const char* option, const time_span& value) {
+  if (!value.has_value() || value.nanoseconds() >= std::chrono::milliseconds(1)) return;
+  throw std::invalid_argument(fmt::format("{}: too short; at least 1 ms (given: {})", option, value.written()));
+}
+
+void refuse_faulty(const wrap_rule& rule) {
+  if (rule.by_code && !rule.code) throw std::invalid_argument("wrap_errors: a rule for the code 0, which is no error");
+  if (!rule.by_code && rule.type_name.empty()) {
+    throw std::invalid_argument("wrap_errors: a rule needs the name of a type (given: \"\")");
+  }
+  switch (rule.target) {
+    case wrap_as::pynisher:
+    case wrap_as::memory:
+    case wrap_as::cpu_time:
+    case wrap_as::wall_time:
+      return;
+  }
+  throw std::invalid_argument(
+      fmt::format("wrap_errors: nothing that an exception can be wrapped as (given: wrap_as {})", static_cast<int>(rule.target)));
+}
+
 void require(feature what, const char* option) {
   const std::string reason = why_not(what);
   if (reason.empty()) return;
-  // What is not there yet names its option itself.
-  throw UnsupportedException(reason.find(": ") != std::string::npos && reason.starts_with(option)
-                                 ? reason
-                                 : fmt::format("{}: {}", option, reason));
+  throw UnsupportedException(fmt::format("{}: {}", option, reason));
 }
 
 feature feature_of(memory_measure measure) {
@@ -81,6 +100,9 @@ settings settings::judge(options wanted) {
   refuse_faulty("memory", given.memory, "B, KB, MB, GB, TB, KiB, MiB, GiB, TiB", "8388607 TiB");
   refuse_faulty("cpu_time", given.cpu_time, "ms, s, m, h, d", "292 years");
   refuse_faulty("wall_time", given.wall_time, "ms, s, m, h, d", "292 years");
+  refuse_too_short("cpu_time", given.cpu_time);
+  refuse_too_short("wall_time", given.wall_time);
+  for (const wrap_rule& rule : given.wrap_errors.rules()) refuse_faulty(rule);
   if (given.name.find('\0') != std::string::npos) {
     throw std::invalid_argument(fmt::format("name: a process name cannot contain a zero byte (given: {} bytes)",
                                             given.name.size()));

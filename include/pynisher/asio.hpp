@@ -9,15 +9,21 @@
 
 #include <exception>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <boost/asio/associated_cancellation_slot.hpp>
 #include <boost/asio/associated_executor.hpp>
 #include <boost/asio/async_result.hpp>
+#include <boost/asio/execution/context.hpp>
+#include <boost/asio/execution_context.hpp>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/query.hpp>
 
 #include <pynisher/call.hpp>
 #include <pynisher/limit.hpp>
@@ -43,19 +49,131 @@ struct result_of_call<call<R>> {
   using type = R;
 };
 
-/// A call whose end a handler waits for. Owned by what is posted to the executor, or, until then, by the call itself.
-template <class R, class Handler, class Executor>
-struct async_operation {
-  call<R> started;
-  Handler handler;
-  boost::asio::executor_work_guard<Executor> work;
+/// Something that waits for its end, and that can be given up.
+class abandonable {
+ public:
+  virtual void abandon() noexcept = 0;
 
+ protected:
+  ~abandonable() = default;
+};
+
+/// What waits by one context. Thread-safe; survives the context.
+class waiting_calls {
+ public:
+  void add(const std::shared_ptr<abandonable>& call) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(calls_, [](const auto& known) { return known.expired(); });
+    calls_.push_back(call);
+  }
+  void abandon() noexcept {
+    std::vector<std::weak_ptr<abandonable>> left;
+    {
+      const std::lock_guard lock(mutex_);
+      left.swap(calls_);
+    }
+    for (const auto& call : left) {
+      if (const auto alive = call.lock()) alive->abandon();
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<abandonable>> calls_;
+};
+
+/// Tells of a context's end, for as long as it can still be told.
+class waiting_calls_service final : public boost::asio::execution_context::service {
+ public:
+  using key_type = waiting_calls_service;
+  static inline boost::asio::execution_context::id id;
+  explicit waiting_calls_service(boost::asio::execution_context& context)
+      : boost::asio::execution_context::service(context) {}
+  [[nodiscard]] waiting_calls& calls() { return calls_; }
+
+ private:
+  void shutdown() override { calls_.abandon(); }
+  waiting_calls calls_;
+};
+
+/// When the executor's context is destroyed, `call` is given up first.
+template <class Executor>
+void abandon_with_context(const Executor& executor, const std::shared_ptr<abandonable>& call) {
+  if constexpr (boost::asio::can_query_v<const Executor&, boost::asio::execution::context_t>) {
+    boost::asio::execution_context& context = boost::asio::query(executor, boost::asio::execution::context);
+    boost::asio::use_service<waiting_calls_service>(context).calls().add(call);
+  } else if constexpr (requires { executor.context(); }) {
+    boost::asio::use_service<waiting_calls_service>(executor.context()).calls().add(call);
+  }
+}
+
+template <class R>
+void cancel_source(call<R>& source) {
+  source.cancel();
+}
+template <class R>
+void cancel_source(task_future<R>& source) {
+  source.cancel(kill);
+}
+
+/// A call or a task whose end a handler waits for. Owned by what is posted to the executor, or, until then, by what is
+/// waited for.
+template <class R, class Source, class Handler, class Executor>
+class async_operation final : public abandonable,
+                              public std::enable_shared_from_this<async_operation<R, Source, Handler, Executor>> {
+ public:
+  async_operation(Source source, Handler handler, const Executor& executor)
+      : parts_(parts{std::move(source), std::move(handler), executor,
+                     boost::asio::executor_work_guard<Executor>(executor)}) {}
+
+  void begin() {
+    const auto self = this->shared_from_this();
+    if (auto slot = boost::asio::get_associated_cancellation_slot(parts_->handler); slot.is_connected()) {
+      slot.assign([weak = std::weak_ptr<async_operation>(self)](boost::asio::cancellation_type wanted) {
+        if (wanted == boost::asio::cancellation_type::none) return;
+        if (const auto alive = weak.lock()) alive->cancel();
+      });
+    }
+    abandon_with_context(parts_->executor, self);
+    abandon_with_context(boost::asio::get_associated_executor(parts_->handler, parts_->executor), self);
+    // Not under the lock: it may be over already.
+    parts_->source.when_done([self] { self->post_finish(); });
+  }
+
+  void cancel() {
+    const std::lock_guard lock(mutex_);
+    if (parts_) cancel_source(parts_->source);
+  }
+  /// By the context, on its way to its end: it must not be touched afterwards.
+  void abandon() noexcept override { static_cast<void>(take()); }
+
+ private:
+  struct parts {
+    Source source;
+    Handler handler;
+    Executor executor;
+    boost::asio::executor_work_guard<Executor> work;
+  };
+
+  std::optional<parts> take() {
+    const std::lock_guard lock(mutex_);
+    // What is taken out goes without the lock: the end of a call may have to wait for one who wants it.
+    return std::exchange(parts_, std::nullopt);
+  }
+  /// By the library's own thread.
+  void post_finish() {
+    const std::lock_guard lock(mutex_);
+    if (!parts_) return;
+    const auto where = boost::asio::get_associated_executor(parts_->handler, parts_->executor);
+    boost::asio::post(where, [self = this->shared_from_this()] { self->finish(); });
+  }
   void finish() {
-    outcome<R> ended = started.get_outcome();
-    Handler last = std::move(handler);
+    std::optional<parts> mine = take();
+    if (!mine) return;
+    outcome<R> ended = mine->source.get_outcome();
+    Handler last = std::move(mine->handler);
     // Before the handler, which may be the last to need the executor.
-    static_cast<void>(call<R>(std::move(started)));
-    work.reset();
+    mine.reset();
     if constexpr (std::is_void_v<R>) {
       std::move(last)(ended.error());
     } else if (ended) {
@@ -64,26 +182,18 @@ struct async_operation {
       std::move(last)(ended.error(), R());
     }
   }
+
+  std::mutex mutex_;
+  std::optional<parts> parts_;  ///< empty: finished, or given up
 };
 
 struct initiate_call {
   template <class Handler, class Executor, class Limited, class... A>
   void operator()(Handler&& handler, Executor executor, const Limited* limited, A&&... arguments) const {
     using R = typename result_of_call<decltype(limited->start(std::forward<A>(arguments)...))>::type;
-    using operation = async_operation<R, std::decay_t<Handler>, Executor>;
-    const auto pending = std::make_shared<operation>(operation{limited->start(std::forward<A>(arguments)...),
-                                                               std::forward<Handler>(handler),
-                                                               boost::asio::executor_work_guard<Executor>(executor)});
-    if (auto slot = boost::asio::get_associated_cancellation_slot(pending->handler); slot.is_connected()) {
-      slot.assign([weak = std::weak_ptr<operation>(pending)](boost::asio::cancellation_type wanted) {
-        if (wanted == boost::asio::cancellation_type::none) return;
-        if (const auto alive = weak.lock()) alive->started.cancel();
-      });
-    }
-    pending->started.when_done([pending, executor]() mutable {
-      const auto where = boost::asio::get_associated_executor(pending->handler, executor);
-      boost::asio::post(where, [pending = std::move(pending)] { pending->finish(); });
-    });
+    using operation = async_operation<R, call<R>, std::decay_t<Handler>, Executor>;
+    std::make_shared<operation>(limited->start(std::forward<A>(arguments)...), std::forward<Handler>(handler), executor)
+        ->begin();
   }
 };
 
@@ -102,7 +212,8 @@ auto async_call_with(const Executor& executor, const Limited& limited, Tuple&& a
 /// `void(std::exception_ptr)` where the function returns nothing: `async_call(executor, limited, arguments..., token)`.
 /// The handler runs on its associated executor, by default `executor`. Cancellation through the token's slot, of any
 /// type, ends the call, which then throws `CancelledException`. `limited` must live until the operation has begun: with
-/// a lazy token such as `use_awaitable` until it is awaited.
+/// a lazy token such as `use_awaitable` until it is awaited. A context that is destroyed ends the calls that wait by it,
+/// and destroys their handlers without running them.
 template <class Executor, class Limited, class... ArgumentsAndToken>
 auto async_call(const Executor& executor, const Limited& limited, ArgumentsAndToken&&... arguments_and_token) {
   static_assert(sizeof...(ArgumentsAndToken) > 0,
@@ -114,46 +225,11 @@ auto async_call(const Executor& executor, const Limited& limited, ArgumentsAndTo
 
 namespace detail {
 
-/// A task that a handler waits for. Owned by what is posted to the executor, or, until then, by the task itself.
-template <class R, class Handler, class Executor>
-struct async_task_operation {
-  task_future<R> task;
-  Handler handler;
-  boost::asio::executor_work_guard<Executor> work;
-
-  void finish() {
-    Handler last = std::move(handler);
-    // Before the handler, which may be the last to need the executor.
-    const task_future<R> done = std::exchange(task, {});
-    work.reset();
-    if constexpr (std::is_void_v<R>) {
-      std::move(last)(done.error());
-    } else {
-      outcome<R> ended = done.get_outcome();
-      if (ended) {
-        std::move(last)(std::exception_ptr(), std::move(ended).value());
-      } else {
-        std::move(last)(ended.error(), R());
-      }
-    }
-  }
-};
-
 struct initiate_get {
   template <class Handler, class Executor, class R>
   void operator()(Handler&& handler, Executor executor, task_future<R> task) const {
-    using operation = async_task_operation<R, std::decay_t<Handler>, Executor>;
-    const auto pending = std::make_shared<operation>(
-        operation{task, std::forward<Handler>(handler), boost::asio::executor_work_guard<Executor>(executor)});
-    if (auto slot = boost::asio::get_associated_cancellation_slot(pending->handler); slot.is_connected()) {
-      slot.assign([task](boost::asio::cancellation_type wanted) {
-        if (wanted != boost::asio::cancellation_type::none) task.cancel(kill);
-      });
-    }
-    task.when_done([pending, executor] {
-      const auto where = boost::asio::get_associated_executor(pending->handler, executor);
-      boost::asio::post(where, [pending] { pending->finish(); });
-    });
+    using operation = async_operation<R, task_future<R>, std::decay_t<Handler>, Executor>;
+    std::make_shared<operation>(std::move(task), std::forward<Handler>(handler), executor)->begin();
   }
 };
 
@@ -161,7 +237,7 @@ struct initiate_get {
 
 /// A task's result as an asynchronous operation with the signature `void(std::exception_ptr, R)`, or
 /// `void(std::exception_ptr)` where it has none; `R` needs a default constructor. The handler runs on its associated
-/// executor, by default `executor`, which must live until then. Cancellation through the token's slot, of any type, is
+/// executor, by default `executor`; a context that is destroyed destroys it without running it. Cancellation through the token's slot, of any type, is
 /// `task.cancel(kill)`: for all who wait for the task, and without effect where nobody can end it.
 template <class Executor, class R, class Token>
 auto async_get(const Executor& executor, task_future<R> task, Token&& token) {

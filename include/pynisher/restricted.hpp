@@ -40,14 +40,18 @@ struct constant_options {
   unchecked stop{};
 
   [[nodiscard]] constexpr bool make_sense() const {
-    return memory.fault() == quantity_fault::none && cpu_time.fault() == quantity_fault::none &&
-           wall_time.fault() == quantity_fault::none;
+    return memory.fault() == quantity_fault::none && makes_sense(cpu_time) && makes_sense(wall_time);
+  }
+
+ private:
+  static constexpr bool makes_sense(const time_span& limit) {
+    return limit.fault() == quantity_fault::none && (!limit.has_value() || limit.nanoseconds().count() >= 1'000'000);
   }
 };
 
 #define PYNISHER_NO_SENSE_                                                                         \
-  "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too large, not a " \
-  "number, or has an unknown unit."
+  "pynisher: a limit in RESTRICTED(...) makes no sense: it is zero or negative, too small or too " \
+  "large, not a number, or has an unknown unit."
 #if defined(__clang__)
 #pragma clang diagnostic push
 #pragma clang diagnostic ignored "-Wgcc-compat"

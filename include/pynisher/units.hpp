@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <ratio>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -137,10 +138,12 @@ class time_span {
       : number_(static_cast<long double>(number)), unit_(unit.empty() ? "(none)" : unit), set_(true) {}
   template <class Rep, class Period>
   constexpr time_span(std::chrono::duration<Rep, Period> d)
-      : number_(static_cast<long double>(d.count()) * static_cast<long double>(Period::num) *
-                (1'000'000'000.0L / static_cast<long double>(Period::den))),
-        unit_("ns"),
-        set_(true) {}
+      : number_(static_cast<long double>(d.count())), unit_(unit_of<Period>()), set_(true) {
+    // Of periods that have no unit here.
+    if (unit_.equals_ignoring_case("ns")) {
+      number_ *= static_cast<long double>(Period::num) * (1'000'000'000.0L / static_cast<long double>(Period::den));
+    }
+  }
 
   [[nodiscard]] constexpr bool has_value() const { return set_ && !infinite(); }
   [[nodiscard]] constexpr explicit operator bool() const { return has_value(); }
@@ -174,6 +177,15 @@ class time_span {
   }
 
  private:
+  template <class Period>
+  static constexpr std::string_view unit_of() {
+    if constexpr (std::ratio_equal_v<Period, std::ratio<86400>>) return "d";
+    if constexpr (std::ratio_equal_v<Period, std::ratio<3600>>) return "h";
+    if constexpr (std::ratio_equal_v<Period, std::ratio<60>>) return "m";
+    if constexpr (std::ratio_equal_v<Period, std::ratio<1>>) return "s";
+    if constexpr (std::ratio_equal_v<Period, std::milli>) return "ms";
+    return "ns";
+  }
   [[nodiscard]] constexpr bool infinite() const {
     return number_ == std::numeric_limits<long double>::infinity();
   }

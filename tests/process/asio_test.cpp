@@ -47,6 +47,11 @@ int twice(int number) {
   return 2 * number;
 }
 
+void log_and_sleep(const std::string& log) {
+  support::log_process(log.c_str());
+  support::sleep_forever();
+}
+
 TEST_P(AsyncCall, GivesItsResultToACallbackOnTheLoop) {
   const auto doubled = limit(twice, with({}));
   int result = 0;
@@ -131,6 +136,69 @@ TEST_P(AsyncCall, IsCancelledThroughItsSlot) {
   EXPECT_EQ(ran, 1);
   ASSERT_TRUE(seen);
   EXPECT_THROW(std::rethrow_exception(seen), pynisher::CancelledException);
+}
+
+/// Alive for as long as the handler that holds it.
+using sentinel = std::shared_ptr<int>;
+
+TEST_P(AsyncCall, EndsWithItsContext) {
+  const support::process_log log;
+  const auto endless = limit(log_and_sleep, with({}));
+  auto loop = std::make_unique<asio::io_context>();
+  sentinel held = std::make_shared<int>();
+  async_call(loop->get_executor(), endless, log.path(),
+             [held](std::exception_ptr) { ADD_FAILURE() << "the handler has run"; });
+  support::await_logged(log.path(), 1);
+  loop.reset();
+  EXPECT_EQ(held.use_count(), 1);
+  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
+}
+
+TEST_P(AsyncCall, EndsWithTheContextOfItsHandler) {
+  const support::process_log log;
+  const auto endless = limit(log_and_sleep, with({}));
+  auto loop = std::make_unique<asio::io_context>();
+  sentinel held = std::make_shared<int>();
+  async_call(loop_.get_executor(), endless, log.path(),
+             asio::bind_executor(asio::make_strand(*loop),
+                                 [held](std::exception_ptr) { ADD_FAILURE() << "the handler has run"; }));
+  support::await_logged(log.path(), 1);
+  loop.reset();
+  EXPECT_EQ(held.use_count(), 1);
+  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
+}
+
+TEST_P(AsyncCall, MayEndWhileItsContextDoes) {
+  const auto doubled = limit(twice, with({}));
+  sentinel held = std::make_shared<int>();
+  for (int i = 0; i < 100; ++i) {
+    auto loop = std::make_unique<asio::io_context>();
+    for (int call = 0; call < 3; ++call) {
+      async_call(loop->get_executor(), doubled, call, [held](std::exception_ptr, int) {});
+    }
+    // Some of them are over, some are posted, and some still run.
+    if (i % 2 == 0) loop->run_one();
+    loop.reset();
+    ASSERT_EQ(held.use_count(), 1);
+  }
+}
+
+TEST_P(AsyncCall, IsAwaitedByACoroutineThatEndsWithItsContext) {
+  const support::process_log log;
+  const auto endless = limit(log_and_sleep, with({}));
+  auto loop = std::make_unique<asio::io_context>();
+  sentinel held = std::make_shared<int>();
+  asio::co_spawn(
+      *loop,
+      [&, own = held]() -> asio::awaitable<void> {
+        const sentinel here = own;
+        co_await async_call(co_await asio::this_coro::executor, endless, log.path(), asio::use_awaitable);
+      },
+      asio::detached);
+  while (log.pids().empty()) loop->poll();
+  loop.reset();
+  EXPECT_EQ(held.use_count(), 1);
+  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
 }
 
 TEST_P(AsyncCall, LosesARaceAgainstATimer) {

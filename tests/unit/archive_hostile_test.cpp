@@ -135,7 +135,8 @@ class HostileCountOfWideElements : public testing::Test {};
 using containers_of_wide =
     testing::Types<std::vector<wide>, std::deque<wide>, std::list<wide>, std::forward_list<wide>, std::map<int, wide>,
                    std::vector<std::deque<wide>>, std::optional<std::list<wide>>, std::valarray<wide>,
-                   std::unordered_map<int, wide>>;
+                   std::unordered_map<int, wide>, std::vector<std::array<int, 1024>>,
+                   std::vector<std::array<std::string, 128>>, std::vector<std::array<std::array<int, 32>, 32>>>;
 TYPED_TEST_SUITE(HostileCountOfWideElements, containers_of_wide);
 
 // Each of the 65536 elements is 1 KiB: 64 MiB for 64 KiB of bytes, were they made before they are read.

@@ -280,6 +280,23 @@ TEST(RawValues, ArriveAsThemselves) {
   expect_value_survives(std::make_error_code(std::errc::io_error));
 }
 
+template <class T>
+std::string message_of(T value) {
+  return p::testing::sent(std::make_exception_ptr(value)).info.message;
+}
+
+TEST(RawValues, HaveAText) {
+  EXPECT_EQ(message_of('c'), "'c'");
+  EXPECT_EQ(message_of('\0'), "character 0");
+  EXPECT_EQ(message_of(true), "true");
+  EXPECT_EQ(message_of(2.5f), "2.5");
+  EXPECT_EQ(message_of(2.5L), "2.5");
+  EXPECT_EQ(message_of(short{-3}), "-3");
+  EXPECT_EQ(message_of(static_cast<unsigned short>(3)), "3");
+  EXPECT_EQ(message_of(static_cast<signed char>(-4)), "-4");
+  EXPECT_EQ(message_of(static_cast<unsigned char>(4)), "4");
+}
+
 TEST(RawValues, ATextThrownAsPointerOutlivesEverybody) {
   const char* arrived = nullptr;
   try {

@@ -338,6 +338,9 @@ TEST(ExceptionFor, CarriesTheNumbers) {
   EXPECT_EQ(exception_of<pynisher::MemoryLimitException>(seen({memory_set, threw_bad_alloc})).measured(), 5_MiB);
   EXPECT_EQ(exception_of<pynisher::SignalException>(seen({killed_by(SIGFPE)})).signal(), SIGFPE);
   EXPECT_EQ(exception_of<pynisher::ExitException>(seen({exited_with(0)})).exit_code(), 0);
+  const auto in_own_words = [](evidence& e) { e.memory_written = {100, "MB"}; };
+  EXPECT_EQ(exception_of<pynisher::MemoryLimitException>(seen({memory_set, in_own_words, threw_bad_alloc})).limit().written(),
+            "100 MB");
   const auto start = exception_of<pynisher::StartException>(seen({failed_at(start_stage::cpu_limit, EPERM)}));
   EXPECT_EQ(start.stage(), to_string(start_stage::cpu_limit));
   EXPECT_EQ(start.code(), std::errc::operation_not_permitted);

@@ -9,6 +9,8 @@
 //
 // Both sides are the same program on the same machine: numbers cross in their own representation.
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -288,6 +290,16 @@ void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   }
 }
 
+/// How many bytes one element brings along: what has a count of its own takes at least those of that. As many as it
+/// takes in memory, where that is not known: an honest value may bring fewer, and then arrives one by one.
+template <class T>
+inline constexpr std::size_t least_bytes = sizeof(T);
+template <class T>
+  requires requires { typename T::allocator_type; }
+inline constexpr std::size_t least_bytes<T> = sizeof(cereal::size_type);
+template <class T, std::size_t N>
+inline constexpr std::size_t least_bytes<std::array<T, N>> = N * least_bytes<T>;
+
 template <class T, class A>
   requires(!plain_number<T> && !std::is_same_v<T, bool>)
 void CEREAL_SAVE_FUNCTION_NAME(output_archive& ar, const std::vector<T, A>& values) {
@@ -300,10 +312,8 @@ void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   refuse_unmakeable_element<T>();
   const std::size_t count = ar.read_count();
   values.clear();
-  // Room for what the bytes can back; more only as elements really arrive. Anything with a count of its own takes at
-  // least the bytes of that.
-  constexpr std::size_t least = requires { typename T::value_type; } ? sizeof(cereal::size_type) : sizeof(T);
-  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / least + 1;
+  // Room for what the bytes can back; more only as elements really arrive.
+  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / std::max(least_bytes<T>, std::size_t{1}) + 1;
   values.reserve(std::min(count, backed));
   if (values.capacity() >= count) expect_large_block(values.data(), count * sizeof(T));
   for (std::size_t i = 0; i < count; ++i) {
