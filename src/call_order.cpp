@@ -51,7 +51,8 @@ void write_order(output_archive& out, const settings& limits, const platform::ch
   out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory,
       plan.measures_growth, platform::is_within_memory_limit(), plan.conversation >= 0);
   out.write(&mask, sizeof mask);
-  out(platform::shown_name(), std::string(plan.process_bound != nullptr ? plan.process_bound : ""));
+  const auto text = [](const char* entry) { return std::string(entry != nullptr ? entry : ""); };
+  out(platform::shown_name(), text(plan.process_bound), text(plan.memory_bound));
   out(environment);
 }
 
@@ -108,7 +109,7 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
   platform::child_plan plan;
   std::unique_ptr<child_task> task;
   std::int64_t program = 0;
-  std::string process_bound;
+  std::string process_bound, memory_bound;
   sigset_t mask;
   sigemptyset(&mask);
   try {
@@ -122,7 +123,7 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
     if (has_conversation) plan.conversation = conversation;
     in.read(&mask, sizeof mask);
     std::string name;
-    in(name, process_bound);
+    in(name, process_bound, memory_bound);
     platform::show_as_thread(name);
     std::string environment;
     in(environment);
@@ -152,6 +153,7 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
   plan.started = platform::clock::time_point(std::chrono::nanoseconds(region->started.load()));
   plan.parentage = parentage;
   if (!process_bound.empty()) plan.process_bound = process_bound.c_str();
+  if (!memory_bound.empty()) plan.memory_bound = memory_bound.c_str();
   platform::set_up_child(plan, static_cast<pid_t>(program));
   pthread_sigmask(SIG_SETMASK, &mask, nullptr);
   errno = 0;

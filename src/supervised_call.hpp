@@ -89,6 +89,8 @@ class supervised_call {
     void operator()() const noexcept { call->cancel(); }
   };
 
+  /// False: `failed_` says why.
+  bool make_bounds();
   bool start_copy(child_task& task, const sigset_t* mask);
   bool start_afresh(child_task& task, const sigset_t* mask);
   /// The child runs, or could not be started.
@@ -96,9 +98,12 @@ class supervised_call {
   bool over(ended_for cause);
   bool cpu_used_up(platform::clock::time_point now);
   bool memory_used_up(platform::clock::time_point now);
+  /// Of the call and all that it has started.
+  bool tree_used_up(platform::clock::time_point now);
   [[nodiscard]] std::uint64_t taken_without_asking() const;
   /// False: as `cannot_begin`.
   bool let_go_on();
+  void note_peak(platform::clock::time_point now);
   bool heard_of_interrupt();
   platform::exit_status end();
 
@@ -112,6 +117,7 @@ class supervised_call {
   std::atomic<bool> cancelled_{false};
   std::stop_callback<asks_to_cancel> on_stop_;
   held_mark mark_;
+  std::optional<platform::memory_bound> memory_bound_;
   std::optional<platform::process_bound> process_bound_;
   platform::child_plan plan_;
   platform::child_process child_;
@@ -122,7 +128,10 @@ class supervised_call {
   bool running_ = false;
   bool has_let_go_ = false;
   bool measured_again_ = false;
-  std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_;
+  std::uint64_t inherited_peak_ = 0;  ///< of a child that is the program started again
+  std::uint64_t peak_seen_ = 0;
+  std::chrono::nanoseconds peak_interval_ = std::chrono::milliseconds(4);
+  std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_, peak_look_;
 };
 
 }  // namespace pynisher::detail

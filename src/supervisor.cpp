@@ -67,7 +67,10 @@ std::optional<Limit> tighter(std::optional<Limit> a, std::optional<Limit> b) {
   return std::min(*a, *b);
 }
 
-usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall, bool fresh) {
+/// `inherited_peak`: where the kernel's count of the child's memory began; a program that is started again has that of the
+/// one that started it. `seen`: what the parent has seen of its own.
+usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall,
+               std::uint64_t inherited_peak, std::uint64_t seen) {
   usage used = status.usage;
   if (!status.usage_known) {
     // The child's word, within what is possible; more than that where the parent has seen more.
@@ -80,9 +83,8 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
     used.peak_memory = std::min(region.peak.load(), platform::physical_memory());
     used.page_faults = region.page_faults.load();
   }
-  // The kernel's count of a program that was started again begins with the peak of the one that started it.
-  if (fresh) {
-    const std::uint64_t own = std::max(region.peak.load(), status.peak_before_kill);
+  if (inherited_peak != 0 && (!status.usage_known || used.peak_memory <= inherited_peak)) {
+    const std::uint64_t own = std::max({region.peak.load(), status.peak_before_kill, seen});
     if (own != 0) used.peak_memory = std::min(used.peak_memory, own);
   }
   // A forked child begins with its parent's peak. It has at least the page that it runs on.
@@ -264,14 +266,7 @@ void supervised_call::cancel() noexcept {
   }
   if (limits_.given().terminate_child_processes) limits_.death_watch().start();
 
-  if (limits_.given().processes != 0) {
-    process_bound_.emplace(limits_.given().processes);
-    if (!*process_bound_) {
-      failed_ = {"limit the number of processes", errno};
-      return false;
-    }
-    plan_.process_bound = process_bound_->entry().c_str();
-  }
+  if (!make_bounds()) return false;
   plan_.conversation = conversation;
   plan_.limits = &limits_;
   plan_.region = &region_.get();
@@ -287,6 +282,28 @@ void supervised_call::cancel() noexcept {
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
   return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask);
+}
+
+bool supervised_call::make_bounds() {
+  if (limits_.memory() && limits_.given().measure == memory_measure::resident_tree) {
+    // The reply's pages are the library's, and become the group's when the child fills them first.
+    memory_bound_.emplace(*limits_.memory() + reply_region::size);
+    if (!*memory_bound_) {
+      failed_ = {"limit the memory of the call's processes", errno};
+      return false;
+    }
+    plan_.memory_bound = memory_bound_->entry().c_str();
+  }
+  if (limits_.given().processes != 0) {
+    process_bound_.emplace(limits_.given().processes, memory_bound_ ? &*memory_bound_ : nullptr);
+    if (!*process_bound_) {
+      failed_ = {"limit the number of processes", errno};
+      return false;
+    }
+    plan_.process_bound = process_bound_->entry().c_str();
+    if (process_bound_->is_within_memory_bound()) plan_.memory_bound = nullptr;
+  }
+  return true;
 }
 
 [[gnu::hot]] bool supervised_call::start_copy(child_task& task, const sigset_t* mask) {
@@ -334,6 +351,7 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
   } else {
     note_start();
     started = start_program(program_role::call, descriptors, true);
+    inherited_peak_ = platform::own_peak();
   }
   if (started.failed != nullptr) {
     failed_ = {started.failed, started.error};
@@ -357,10 +375,13 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   if (const auto left = platform::outer_memory_left(limits_.given().measure); left && seen_.memory_limit) {
     seen_.memory_limit = std::min(*seen_.memory_limit, *left);
   }
+  if (seen_.memory_limit == limits_.memory()) seen_.memory_written = limits_.given().memory;
   seen_.cpu_limit = plan_.cpu_limit;
   seen_.wall_limit = limits_.wall_time();
   if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
+  if (inherited_peak_ != 0) peak_look_ = plan_.started + peak_interval_;
+  if (memory_bound_) memory_look_ = plan_.started + memory_interval(*limits_.memory());
   if (plan_.measures_growth) memory_look_ = plan_.started + memory_interval(*plan_.memory);
   return true;
 }
@@ -385,7 +406,7 @@ void supervised_call::cannot_begin(const char* stage, int error) {
 
 std::optional<clock::time_point> supervised_call::next_look() const {
   std::optional<clock::time_point> next;
-  for (const auto& time : {deadline_, cpu_look_, memory_look_}) {
+  for (const auto& time : {deadline_, cpu_look_, memory_look_, peak_look_}) {
     if (time && (!next || *time < *next)) next = time;
   }
   return next;
@@ -412,7 +433,15 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   if (deadline_ && now >= *deadline_) return over(ended_for::wall_time);
   if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return over(ended_for::cpu_time);
   if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return over(ended_for::memory);
+  if (peak_look_ && now >= *peak_look_) note_peak(now);
   return false;
+}
+
+/// Should somebody kill it, nothing else tells what it had: less and less often, since this is a wake-up each time.
+void supervised_call::note_peak(clock::time_point now) {
+  peak_seen_ = std::max(peak_seen_, platform::peak_of(static_cast<pid_t>(child_.pid())));
+  peak_interval_ = std::min<nanoseconds>(2 * peak_interval_, 1s);
+  peak_look_ = now + peak_interval_;
 }
 
 /// Of a child that has taken its arguments and wants to be measured.
@@ -441,7 +470,18 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
   return false;
 }
 
+bool supervised_call::tree_used_up(clock::time_point now) {
+  // It is the kernel that ends a process at the limit; this is about the rest of them.
+  const platform::memory_bound::count held = memory_bound_->look();
+  const std::uint64_t limit = *limits_.memory();
+  memory_look_ = now + memory_interval(held.used < limit ? limit - held.used : 0);
+  if (!held.has_ended_one) return false;
+  seen_.memory_seen = held.peak;
+  return true;
+}
+
 bool supervised_call::memory_used_up(clock::time_point now) {
+  if (memory_bound_) return tree_used_up(now);
   const std::uint64_t limit = *plan_.memory;
   // Until the function begins, what is taken is not its affair.
   const auto grown = platform::has_begun(plan_) ? child_.memory_growth(plan_.at_start) : std::nullopt;
@@ -485,7 +525,9 @@ call_record supervised_call::finish() {
   const nanoseconds wall = clock::now() - plan_.started;
   seen_.how = status.how;
   seen_.status = status.value;
-  seen_.usage = usage_of(status, region_.get(), wall, plan_.parentage == platform::parentage::fresh);
+  if (memory_bound_ && seen_.cause == ended_for::nothing && tree_used_up(clock::now())) seen_.cause = ended_for::memory;
+  seen_.memory_by_kernel = memory_bound_.has_value();
+  seen_.usage = usage_of(status, region_.get(), wall, inherited_peak_, peak_seen_);
   note_child_claims(seen_, plan_);
   auto reply = reader_.finish();
   seen_.reply_well_formed = reply.well_formed;

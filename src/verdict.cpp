@@ -96,6 +96,10 @@ std::string signal_text(const evidence& seen) {
 }
 
 std::string memory_evidence(const evidence& seen) {
+  if (seen.cause == ended_for::memory && seen.memory_by_kernel) {
+    return fmt::format("the kernel ended one of its processes when they held {} together",
+                       to_string(memory_size(seen.memory_seen)));
+  }
   if (seen.cause == ended_for::memory) {
     return fmt::format("the parent saw it hold {}", to_string(memory_size(seen.memory_seen)));
   }
@@ -103,6 +107,10 @@ std::string memory_evidence(const evidence& seen) {
     return "std::bad_alloc left the function";
   }
   return fmt::format("an allocation was refused and the function then died of {}", signal_name(seen.status));
+}
+
+memory_size limit_as_written(const evidence& seen) {
+  return seen.memory_written ? seen.memory_written : memory_size(*seen.memory_limit);
 }
 
 std::string cpu_evidence(const evidence& seen) {
@@ -201,7 +209,7 @@ std::exception_ptr exception_for(verdict decided, const evidence& seen, const st
       return std::make_exception_ptr(CpuTimeoutException(text, *seen.cpu_limit, used.cpu_time(), call, used));
     case verdict::memory_limit:
       return std::make_exception_ptr(MemoryLimitException(
-          text, *seen.memory_limit, seen.cause == ended_for::memory ? seen.memory_seen : used.peak_memory, call, used));
+          text, limit_as_written(seen), seen.cause == ended_for::memory ? seen.memory_seen : used.peak_memory, call, used));
     case verdict::signalled:
       return std::make_exception_ptr(SignalException(text, seen.status, call, used));
     case verdict::exited:

@@ -9,6 +9,7 @@
 #include <system_error>
 
 #include <pynisher/outcome.hpp>
+#include <pynisher/units.hpp>
 #include <pynisher/usage.hpp>
 
 #include "platform/contract.hpp"
@@ -33,13 +34,15 @@ enum class ended_for : std::uint8_t {
 struct evidence {
   // The limits that held.
   std::optional<std::uint64_t> memory_limit;
+  memory_size memory_written;  ///< the caller's own words for it; unset: an outer limit held
   std::optional<std::chrono::nanoseconds> cpu_limit;
   std::optional<std::chrono::nanoseconds> wall_limit;
 
   // The parent's own knowledge.
   ended_for cause = ended_for::nothing;
   pynisher::usage usage;
-  std::uint64_t memory_seen = 0;  ///< growth when the memory watch fired
+  std::uint64_t memory_seen = 0;  ///< growth when the memory watch fired; or the most that all processes held
+  bool memory_by_kernel = false;  ///< `memory_seen` is the kernel's count of the call and all that it started
   bool interrupt_forwarded = false;
 
   // The kernel's.

@@ -167,27 +167,59 @@ enum class parentage : std::uint8_t {
   adopted,  ///< the forkserver's, made the program's own child
 };
 
+/// A bound on what a call and all that it starts may use of memory together, enforced by the kernel.
+class memory_bound {
+ public:
+  /// None.
+  memory_bound() = default;
+  /// False with errno set: it cannot be made.
+  explicit memory_bound(std::uint64_t most);
+  memory_bound(const memory_bound&) = delete;
+  memory_bound& operator=(const memory_bound&) = delete;
+  /// Whatever has outlived the call is bound no longer.
+  ~memory_bound();
+  [[nodiscard]] explicit operator bool() const { return !entry_.empty(); }
+  /// How the child enters, for `join_group`.
+  [[nodiscard]] const std::string& entry() const { return entry_; }
+  [[nodiscard]] const std::string& group() const { return group_; }
+
+  struct count {
+    std::uint64_t used = 0;
+    std::uint64_t peak = 0;
+    bool has_ended_one = false;  ///< the kernel has, for want of memory
+  };
+  [[nodiscard]] count look() const;
+
+ private:
+  std::string group_, entry_;
+  bool is_version_1_ = false;
+};
+std::string why_no_memory_bound();
+
 /// A bound on how many processes and threads a call may have at once, the child included, enforced by the kernel.
 class process_bound {
  public:
   /// None.
   process_bound() = default;
-  /// False with errno set: it cannot be made.
-  explicit process_bound(std::uint64_t most);
+  /// False with errno set: it cannot be made. `around`: another bound of the same call, or null.
+  explicit process_bound(std::uint64_t most, const memory_bound* around = nullptr);
   process_bound(const process_bound&) = delete;
   process_bound& operator=(const process_bound&) = delete;
   /// Whatever has outlived the call is bound no longer.
   ~process_bound();
   [[nodiscard]] explicit operator bool() const { return !entry_.empty(); }
-  /// How the child enters, for `join_process_bound`.
+  /// How the child enters, for `join_group`.
   [[nodiscard]] const std::string& entry() const { return entry_; }
+  /// Whoever enters has entered the bound around it as well.
+  [[nodiscard]] bool is_within_memory_bound() const { return is_within_memory_bound_; }
 
  private:
   std::string group_, entry_;
+  bool is_within_memory_bound_ = false;
 };
 std::string why_no_process_bound();
 /// In the child. False: it could not.
-bool join_process_bound(const char* entry) noexcept;
+bool join_group(const char* entry) noexcept;
 
 /// Everything that the child's set-up needs, filled in by the parent before the fork.
 struct child_plan {
@@ -203,6 +235,7 @@ struct child_plan {
   int doorbell = -1;
   int conversation = -1;  ///< a socket that an isolate has; -1: none
   const char* process_bound = nullptr;  ///< its entry; null: there is none
+  const char* memory_bound = nullptr;
   const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
   platform::parentage parentage = parentage::copy;
 };
@@ -308,6 +341,8 @@ void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noe
 std::optional<std::chrono::nanoseconds> cpu_time_of(pid_t process) noexcept;
 /// Most bytes that a process ever had resident since it runs its program; 0 if that cannot be told. Async-signal-safe.
 std::uint64_t peak_of(pid_t process) noexcept;
+/// Most bytes that this process ever had resident, and what it has from programs before it.
+std::uint64_t own_peak() noexcept;
 /// In the child: what it has used so far, for a parent from whom the kernel's own count is taken away.
 void note_usage(detail::reply_region& region) noexcept;
 /// This process and this thread, as the kernel numbers them. Async-signal-safe.

@@ -76,6 +76,16 @@ TEST_P(Usage, PeakMemoryIsTheChildsOwnAfterAParentWasLargerThanItIs) {
   EXPECT_THAT(ended.usage().peak_memory, about_100_MiB);
 }
 
+// A program that is started again has the peak of the one that started it, as far as the kernel tells.
+TEST_P(Usage, PeakMemoryOfACallThatIsKilledUnderAParentOfAGibibyteIsNotTheParents) {
+  SKIP_UNDER_SANITIZER("its shadow memory counts");
+  const held_memory of_the_parent(GiB);
+  const auto ended = limit(hold_and_kill_itself, unlimited()).try_call(MiB);
+  ASSERT_THAT(ended, EndedAs(verdict::signalled));
+  EXPECT_GT(ended.usage().peak_memory, 0u);
+  EXPECT_LE(ended.usage().peak_memory, 32 * MiB);
+}
+
 TEST_P(Usage, PeakMemoryOfPagesThatWereTheParents) {
   ONLY_BY_FORK("its callable has captures");
   SKIP_UNDER_SANITIZER("its shadow memory counts");

@@ -241,6 +241,8 @@ std::uint64_t stack_in_use() noexcept {
 }
 
 void limit_memory(const detail::settings& limits, std::uint64_t limit, std::uint64_t held) noexcept {
+  // The group is entered instead.
+  if (limits.given().measure == memory_measure::resident_tree) return;
   if (limits.given().measure == memory_measure::address_space) {
     // The reply's region is the library's, not the function's.
     must(start_stage::memory_limit, tighten(RLIMIT_AS, limit + detail::reply_region::size));
@@ -297,14 +299,14 @@ void prepare_set_up() noexcept {
   surrounding.region = plan.region;
   surrounding.ends_descendants = limits.given().terminate_child_processes;
   surrounding.cpu_limit = plan.cpu_limit;
-  surrounding.has_memory_limit = surrounding.has_memory_limit || plan.memory.has_value();
+  surrounding.has_memory_limit = surrounding.has_memory_limit || (plan.memory && limits.given().measure != memory_measure::resident_tree);
 
   tie_to_program(parent, plan.parentage);
   if (plan.parentage == parentage::copy) {
     must(start_stage::keep_region, keep_from_children(plan.region, detail::reply_region::size));
   }
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
-  if (plan.process_bound != nullptr && !join_process_bound(plan.process_bound)) give_up(start_stage::process_bound, -EACCES);
+  if (plan.process_bound != nullptr && !join_group(plan.process_bound)) give_up(start_stage::process_bound, -EACCES);
   empty_standard_input();
   forget_stdio();
   forget_calls_in_flight();
@@ -316,7 +318,9 @@ void prepare_set_up() noexcept {
   if (plan.memory || plan.cpu_limit) drop_privilege();
 
   surrounding.is_fresh = plan.parentage == parentage::fresh;
-  if (!surrounding.is_fresh) {
+  if (surrounding.is_fresh) {
+    plan.region->peak.store(peak_of(static_cast<pid_t>(surrounding.pid)));
+  } else {
     rusage at_start{};
     raw::call(SYS_getrusage, RUSAGE_SELF, &at_start);
     plan.region->first_peak.store(static_cast<std::uint64_t>(at_start.ru_maxrss) * 1024);
@@ -327,6 +331,8 @@ void prepare_set_up() noexcept {
   if (plan.parentage != parentage::copy) get_ready(plan);
   // Nothing runs before there is somebody to watch it.
   while (plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
+  // Only now: what came before is not the function's.
+  if (plan.memory_bound != nullptr && !join_group(plan.memory_bound)) give_up(start_stage::memory_limit, -EACCES);
   if (plan.memory) limit_memory(limits, *plan.memory, held_with_arguments(plan));
   plan.region->not_begun.store(0);
 }
@@ -342,12 +348,6 @@ void prepare_set_up() noexcept {
   if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);
 }
 
-namespace {
-
-std::uint64_t peak_since_start() noexcept { return peak_of(static_cast<pid_t>(raw::call(SYS_getpid))); }
-
-}  // namespace
-
 void note_usage(detail::reply_region& region) noexcept {
   const auto nanoseconds = [](const timeval& time) {
     return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_usec) * 1000;
@@ -357,7 +357,7 @@ void note_usage(detail::reply_region& region) noexcept {
   region.user_ns.store(nanoseconds(used.ru_utime), std::memory_order_relaxed);
   region.system_ns.store(nanoseconds(used.ru_stime), std::memory_order_relaxed);
   // The kernel's count begins with the peak of the program that started this one.
-  region.peak.store(surrounding.is_fresh ? peak_since_start() : static_cast<std::uint64_t>(used.ru_maxrss) * 1024,
+  region.peak.store(surrounding.is_fresh ? peak_of(static_cast<pid_t>(surrounding.pid)) : static_cast<std::uint64_t>(used.ru_maxrss) * 1024,
                     std::memory_order_relaxed);
   region.page_faults.store(static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt), std::memory_order_relaxed);
 }

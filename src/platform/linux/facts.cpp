@@ -30,8 +30,6 @@ namespace pynisher::platform {
 
 namespace {
 
-constexpr const char* later = "it comes with a later version of the library";
-
 std::string why_no_pidfd() {
   const int fd = static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0));
   if (fd < 0) return std::string("the kernel gives no process descriptors (pidfd_open: ") + std::strerror(errno) + ")";
@@ -96,8 +94,10 @@ std::string why_not(feature what) {
     }
     case feature::decorator:
       return {};
-    case feature::memory_tree:
-      return std::string("measure: resident_tree is not counted yet; ") + later;
+    case feature::memory_tree: {
+      static std::atomic<const std::string*> known{nullptr};
+      return probed_once(known, why_no_memory_bound);
+    }
     case feature::process_count: {
       static std::atomic<const std::string*> known{nullptr};
       return probed_once(known, why_no_process_bound);

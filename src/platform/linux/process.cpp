@@ -428,6 +428,12 @@ std::uint64_t peak_of(pid_t process) noexcept {
   return kilobytes * 1024;
 }
 
+std::uint64_t own_peak() noexcept {
+  rusage used{};
+  ::getrusage(RUSAGE_SELF, &used);
+  return static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
+}
+
 std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& at_start) const {
   char path[32];
   std::snprintf(path, sizeof path, "/proc/%d/status", static_cast<int>(pid_));
