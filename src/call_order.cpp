@@ -124,7 +124,7 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
     in.read(&mask, sizeof mask);
     std::string name;
     in(name, process_bound, memory_bound);
-    platform::show_as_thread(name);
+    if (parentage != platform::parentage::cloned) platform::show_as_thread(name);
     std::string environment;
     in(environment);
     if (parentage == platform::parentage::adopted) platform::take_environment(std::move(environment));

@@ -52,8 +52,8 @@ class without_signals {
 /// Shared by the handle and the thread. `call` is the thread's, but for `cancel`, which asks under the mutex.
 class flight {
  public:
-  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask, int conversation)
-      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask), conversation_(conversation) {}
+  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask, const child_extras& extras)
+      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask), extras_(extras) {}
 
   // --- the thread's side
 
@@ -61,8 +61,8 @@ class flight {
   bool start(child_task& task, const platform::doorbell& bell) {
     bool runs = false;
     try {
-      call_.emplace(*limits_, &bell);
-      runs = call_->start(task, &mask_, conversation_);
+      call_.emplace(*limits_, &bell, extras_.starter);
+      runs = call_->start(task, &mask_, extras_);
     } catch (const std::bad_alloc&) {
       call_.reset();
     } catch (const StartException& e) {
@@ -79,6 +79,10 @@ class flight {
   void complete() {
     call_record record;
     record.failed = not_made_;
+    {
+      const std::lock_guard lock(mutex_);
+      ending_ = true;
+    }
     if (call_) record = call_->finish();
     std::function<void()> tell;
     {
@@ -113,6 +117,11 @@ class flight {
     const std::lock_guard lock(mutex_);
     return pid_;
   }
+  std::optional<usage> usage_so_far() {
+    // The process is not reaped while this has the mutex.
+    const std::lock_guard lock(mutex_);
+    return call_ && started_ && !ending_ ? call_->usage_so_far() : std::nullopt;
+  }
   void when_done(std::function<void()> tell) {
     {
       const std::lock_guard lock(mutex_);
@@ -138,7 +147,7 @@ class flight {
   const std::shared_ptr<const settings> limits_;
   const call_name name_;
   const sigset_t mask_;
-  const int conversation_;
+  const child_extras extras_;  ///< until it has started
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<supervised_call> call_;
@@ -147,6 +156,7 @@ class flight {
   std::function<void()> when_done_;
   std::int64_t pid_ = -1;
   bool started_ = false;
+  bool ending_ = false;
   bool done_ = false;
 };
 
@@ -300,15 +310,15 @@ namespace {
 /// The program's end of a flight.
 class flight_handle final : public call_in_flight {
  public:
-  flight_handle(std::shared_ptr<const settings> limits, child_task& task, int conversation) {
+  flight_handle(std::shared_ptr<const settings> limits, child_task& task, const child_extras& extras) {
     warn_before(*limits);
     // By the thread that calls: preloaded functions may take their time, and the thread of all calls has none to lose.
-    if (limits->method() == start_method::forkserver) have_forkserver();
+    if (limits->method() == start_method::forkserver && extras.starter == nullptr) have_forkserver();
     sigset_t mask;
     pthread_sigmask(SIG_SETMASK, nullptr, &mask);
     parts_ = std::make_unique<parts>();
     parts_->thread = flight_thread::get();
-    parts_->flight = std::make_shared<flight>(std::move(limits), task.name(), mask, conversation);
+    parts_->flight = std::make_shared<flight>(std::move(limits), task.name(), mask, extras);
     parts_->thread->take_on(parts_->flight, task);
     parts_->flight->await_start();
   }
@@ -327,6 +337,7 @@ class flight_handle final : public call_in_flight {
   bool wait(std::optional<clock::time_point> until) override { return parts_->flight->wait(until); }
   void cancel() override { parts_->flight->cancel(); }
   std::int64_t pid() override { return parts_->flight->pid(); }
+  std::optional<usage> usage_so_far() override { return parts_->flight->usage_so_far(); }
   void when_done(std::function<void()> tell) override { parts_->flight->when_done(std::move(tell)); }
   raw_outcome conclude() override {
     raw_outcome out = parts_->flight->conclude();
@@ -345,8 +356,8 @@ class flight_handle final : public call_in_flight {
 }  // namespace
 
 std::unique_ptr<call_in_flight> start_in_flight(std::shared_ptr<const settings> limits, child_task& task,
-                                                int conversation) {
-  return std::make_unique<flight_handle>(std::move(limits), task, conversation);
+                                                const child_extras& extras) {
+  return std::make_unique<flight_handle>(std::move(limits), task, extras);
 }
 
 }  // namespace pynisher::detail

@@ -137,6 +137,8 @@ void flush_output() {
   platform::flush_all_stdio();
 }
 
+bool is_within_call() noexcept { return call.pid != 0; }
+
 int own_conversation() noexcept { return is_the_child() ? call.conversation : -1; }
 
 void forget_reply() noexcept { call.replying_thread.store(0); }
@@ -157,7 +159,8 @@ void begin_reply() {
 
 [[gnu::hot]] void prepare_to_run() noexcept {
   call.is_prepared = true;
-  call.terminate_before = std::set_terminate(on_terminate);
+  // A copy of a child has it already, and must not find itself behind it.
+  if (const auto before = std::set_terminate(on_terminate); before != on_terminate) call.terminate_before = before;
   platform::catch_exits(on_exit_called, on_quick_exit_called);
 }
 

@@ -16,6 +16,8 @@ void prepare_to_run() noexcept;
 /// In the child, after its set-up: runs the task, sends what comes of it, leaves.
 [[noreturn]] void run_in_child(child_task& task, reply_region& region, const platform::child_plan& plan) noexcept;
 
+/// In the child, and in whatever it forks.
+bool is_within_call() noexcept;
 /// In the child: its conversation, if it has one; else -1.
 int own_conversation() noexcept;
 /// In the child: nobody is replying any more; the next call may.

@@ -364,6 +364,10 @@ failure send_to_server(const request& message, std::span<const int> descriptors)
 
 /// What each child has from the program and not from the server; -1: the program has not got it either.
 struct surroundings {
+  explicit surroundings(const started_output& own = {}) {
+    if (own.out >= 0) output = own.out;
+    if (own.err >= 0) error_output = own.err;
+  }
   unique_fd directory{::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
   int output = ::fcntl(STDOUT_FILENO, F_GETFD) < 0 ? -1 : STDOUT_FILENO;
   int error_output = ::fcntl(STDERR_FILENO, F_GETFD) < 0 ? -1 : STDERR_FILENO;
@@ -431,7 +435,7 @@ failure have_server() {
   const long kept = platform::keep_from_children(book, ledger::size);
   const int given[] = {servers_end.get(), memory.get()};
   const program_started started = kept < 0 ? program_started{-1, "keep the forkserver's memory from children", static_cast<int>(-kept)}
-                                           : start_program(program_role::forkserver, given, false);
+                                           : start_program(program_role::forkserver, given, {});
   if (started.failed != nullptr) {
     ::munmap(book, ledger::size);
     return {started.failed, started.error, {}};
@@ -479,12 +483,13 @@ void have_forkserver() {
   static_cast<void>(have_server());
 }
 
-program_started call_by_server(std::span<const int> descriptors, const std::function<void()>& note_start) {
+program_started call_by_server(std::span<const int> descriptors, const started_output& output,
+                               const std::function<void()>& note_start) {
   const having_turn turn;
   const auto failed_to = [](const failure& failed) { return program_started{-1, failed.stage, failed.error, {}}; };
   if (failure failed = have_server(); failed.stage != nullptr) return failed_to(failed);
   request message{.kind = request_kind::call};
-  const surroundings here;
+  const surroundings here(output);
   const std::vector<int> all = here.describe(message, descriptors);
   note_start();
   // The server announces another for each that is killed while it waits, and all of those may be dead by now.
@@ -544,18 +549,6 @@ struct serving {
 /// Their locks would stay locked in every child.
 constexpr const char* too_many_threads = "the forkserver has more than one thread, of a static object or a preloaded function";
 
-/// The kernel writes a child's number where the C library keeps it, as it does for the library's own fork.
-struct thread_state {
-  int* number = nullptr;
-  void* robust_list = nullptr;
-  std::size_t robust_list_size = 0;
-
-  thread_state() {
-    if (::prctl(PR_GET_TID_ADDRESS, &number) != 0) number = nullptr;
-    ::syscall(SYS_get_robust_list, 0, &robust_list, &robust_list_size);
-  }
-};
-
 void on_signal(int /*signal*/) {}
 
 rlimit descriptors_before{};
@@ -570,17 +563,8 @@ void rehearse() {
   for (std::size_t at = 0; at < sizeof stack; at += 1024) static_cast<volatile char*>(stack)[at] = 0;
 }
 
-/// In the child that was forked: waits for its call.
-[[noreturn]] void become_call(const serving& server, int own_socket, const std::vector<child_of_program>& siblings) {
-  ::close(server.socket);
-  ::munmap(server.book, ledger::size);
-  ::setrlimit(RLIMIT_NOFILE, &descriptors_before);
-  for (const auto& sibling : siblings) ::close(sibling.process.get());
-  ::signal(SIGTERM, SIG_DFL);
-  platform::prepare_set_up();
-  prepare_to_run();
-  rehearse();
-  ::prctl(PR_SET_NAME, "pynisher-waits");
+/// In a child that waits: takes its call, and makes it.
+[[noreturn]] void take_call(int own_socket, platform::parentage parentage) {
   received<request> received = receive<request>(own_socket);
   // Signals that came meanwhile, from the terminal perhaps, are not the call's.
   sigset_t all;
@@ -605,14 +589,28 @@ void rehearse() {
     if (given >= 0) {
       ::dup2(given, target);
       ::close(given);
-    } else {
+    } else if (parentage == platform::parentage::adopted) {
       ::close(target);
     }
   }
   const int region = take(true), doorbell = take(true);
   const auto next = [&] { return take(at < received.descriptors.size()); };
   const int order = next(), conversation = next();
-  follow_order(region, doorbell, order, conversation, platform::parentage::adopted);
+  follow_order(region, doorbell, order, conversation, parentage);
+}
+
+/// In the child that was forked: waits for its call.
+[[noreturn]] void become_call(const serving& server, int own_socket, const std::vector<child_of_program>& siblings) {
+  ::close(server.socket);
+  ::munmap(server.book, ledger::size);
+  ::setrlimit(RLIMIT_NOFILE, &descriptors_before);
+  for (const auto& sibling : siblings) ::close(sibling.process.get());
+  ::signal(SIGTERM, SIG_DFL);
+  platform::prepare_set_up();
+  prepare_to_run();
+  rehearse();
+  ::prctl(PR_SET_NAME, "pynisher-waits");
+  take_call(own_socket, platform::parentage::adopted);
 }
 
 /// As the program's child, with its number in the ledger; `process` becomes its descriptor, or remains what it is.
@@ -648,7 +646,7 @@ bool announce_child(const serving& server, std::vector<child_of_program>& siblin
   if (announced.error == 0) {
     const long pid = fork_for_program(server, thread, process);
     if (pid == 0) {
-      if (thread.robust_list != nullptr) ::syscall(SYS_set_robust_list, thread.robust_list, thread.robust_list_size);
+      thread.note_robust_list();
       ::close(programs_end.get());
       become_call(server, childs_end.get(), siblings);
     }
@@ -706,6 +704,41 @@ void look_after(std::vector<child_of_program>& children) {
 }
 
 }  // namespace
+
+/// The kernel writes a child's number where the C library keeps it, as it does for the library's own fork.
+thread_state::thread_state() {
+  if (::prctl(PR_GET_TID_ADDRESS, &number) != 0) number = nullptr;
+  ::syscall(SYS_get_robust_list, 0, &robust_list, &robust_list_size);
+}
+
+void thread_state::note_robust_list() const {
+  if (robust_list != nullptr) ::syscall(SYS_set_robust_list, robust_list, robust_list_size);
+}
+
+long fork_for_parent(const thread_state& thread) {
+  unsigned long flags = CLONE_PARENT;
+  if (thread.number != nullptr) flags |= CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID;
+#if defined(__x86_64__)
+  const long pid = ::syscall(SYS_clone, flags, nullptr, nullptr, thread.number, nullptr);
+#else
+  const long pid = ::syscall(SYS_clone, flags, nullptr, nullptr, nullptr, thread.number);
+#endif
+  if (pid == 0) thread.note_robust_list();
+  return pid;
+}
+
+void forget_server_in_copy() { forget_server(); }
+
+int give_call_to_copy(int socket, std::span<const int> descriptors, const started_output& output) {
+  request message{.kind = request_kind::call};
+  surroundings here;
+  here.directory = unique_fd();
+  here.output = output.out;
+  here.error_output = output.err;
+  return send_with_descriptors(socket, message, here.describe(message, descriptors)) ? 0 : errno;
+}
+
+void wait_as_copy(int socket) { take_call(socket, platform::parentage::cloned); }
 
 void serve_forks(int socket, int ledger_file) {
   const pid_t program = ::getppid();

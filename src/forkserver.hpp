@@ -16,6 +16,31 @@ void have_forkserver();
 
 /// Gives `descriptors` to a child of this process's server, which is started if need be. The child is this process's own.
 /// `note_start` is called just before. Throws `std::bad_alloc`.
-program_started call_by_server(std::span<const int> descriptors, const std::function<void()>& note_start);
+/// `output`: what the child has in place of the program's; -1: that.
+program_started call_by_server(std::span<const int> descriptors, const started_output& output,
+                               const std::function<void()>& note_start);
+
+// Children that wait for their call at a socket, whoever has made them. A copy of an isolate keeps its directory, its
+// environment and, where it is not given others, its output.
+
+/// Gives one its call. Zero, or the error number.
+int give_call_to_copy(int socket, std::span<const int> descriptors, const started_output& output);
+/// In the copy: waits for the call, and makes it.
+[[noreturn]] void wait_as_copy(int socket);
+
+/// How the kernel and the C library keep track of this thread.
+struct thread_state {
+  int* number = nullptr;
+  void* robust_list = nullptr;
+  std::size_t robust_list_size = 0;
+  thread_state();
+  /// In a forked child, which the kernel has not told.
+  void note_robust_list() const;
+};
+/// Forks a child that is not this process's but its parent's. No handler of the application's for forks is called.
+/// Zero: in the child. Negative, and errno.
+long fork_for_parent(const thread_state& thread);
+/// In such a child: forgets this library's server, which is not its own.
+void forget_server_in_copy();
 
 }  // namespace pynisher::detail

@@ -3,7 +3,10 @@
 #include <pynisher/isolate.hpp>
 
 #include <chrono>
+#include <filesystem>
+#include <map>
 #include <mutex>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
@@ -13,9 +16,11 @@
 #include "exception_frame.hpp"
 #include "fork_safe_mutex.hpp"
 #include "isolate_calls.hpp"
+#include "isolate_copy.hpp"
 #include "isolate_core.hpp"
 #include "isolate_registry.hpp"
 #include "isolate_serving.hpp"
+#include "source_library.hpp"
 
 namespace pynisher {
 
@@ -23,10 +28,19 @@ namespace detail {
 
 namespace {
 
+isolate registered_handle(std::shared_ptr<isolate_core> core) {
+  const std::int64_t id = core->id();
+  auto lease = std::make_shared<isolate_lease>(std::move(core), true);
+  const std::lock_guard lock(library_mutex);
+  isolate_registry()[id] = {lease, nullptr};
+  return isolate_lease::handle(std::move(lease));
+}
+
 /// Asks for what always has an answer.
 template <class... Values>
 void ask_for(const std::shared_ptr<isolate_core>& core, const std::vector<std::byte>& request, Values&... values) {
-  const isolate_core::turn turn(core);
+  isolate_core::turn turn(core);
+  turn.await();
   const auto answered = core->ask(request, nullptr);
   if (answered.how != isolate_core::reply::state::came) throw core->died();
   input_archive in(answered.bytes.data(), answered.bytes.size());
@@ -55,10 +69,7 @@ using detail::make_frame;
 isolate isolate::create(isolate_options wanted) {
   const std::int64_t id = detail::next_isolate_id();
   auto core = std::make_shared<detail::isolate_core>(id, std::move(wanted));
-  auto lease = std::make_shared<detail::isolate_lease>(std::move(core), true);
-  const std::lock_guard lock(detail::library_mutex);
-  detail::isolate_registry()[id] = {lease, nullptr};
-  return isolate(std::move(lease));
+  return detail::registered_handle(std::move(core));
 }
 
 std::vector<isolate> isolate::list_all() {
@@ -115,7 +126,8 @@ void isolate::detach() {
   const auto core = detail::core_of(*lease_, "detach");
   if (!lease_->owns.exchange(false)) return;
   const std::lock_guard lock(detail::library_mutex);
-  detail::isolate_registry()[core->id()].detached = core;
+  // Nothing is kept of one that is dead already.
+  if (core->is_alive()) detail::isolate_registry()[core->id()].detached = core;
 }
 
 bool isolate::wait_until(std::chrono::steady_clock::time_point until) const {
@@ -123,23 +135,51 @@ bool isolate::wait_until(std::chrono::steady_clock::time_point until) const {
 }
 
 usage isolate::usage() const {
+  if (lease_->core) return detail::core_of(*lease_, "usage")->usage();
   pynisher::usage used;
-  const auto process = static_cast<pid_t>(pid());
-  used.user_time = platform::cpu_time_of(process).value_or(std::chrono::nanoseconds(0));
-  used.peak_memory = platform::peak_of(process);
+  used.user_time = platform::cpu_time_of(platform::process_number()).value_or(std::chrono::nanoseconds(0));
+  used.peak_memory = platform::peak_of(platform::process_number());
   return used;
 }
 
 void isolate::reset() {
   const auto core = detail::core_of(*lease_, "reset");
-  const detail::isolate_core::turn turn(core);
+  detail::isolate_core::turn turn(core);
+  turn.await();
   core->restart();
+  if (lease_->owns.load()) return;
+  // Kept to the end of its new process.
+  const std::lock_guard lock(detail::library_mutex);
+  if (core->is_alive()) detail::isolate_registry()[core->id()] = {lease_, core};
+}
+
+isolate isolate::clone() const {
+  const auto core = detail::core_of(*lease_, "clone");
+  detail::isolate_core::turn turn(core);
+  turn.await();
+  detail::waiting_copy process(*core);
+  auto copy = std::make_shared<detail::isolate_core>(detail::next_isolate_id(), *core, process);
+  return detail::registered_handle(std::move(copy));
 }
 
 int isolate::exec(const std::string& library, const std::string& symbol) {
   int result = 0;
   detail::ask_for(detail::core_of(*lease_, "exec"), make_frame(frame_kind::load, library, symbol), result);
   return result;
+}
+
+int isolate::exec_source(const std::string& text, const std::vector<std::string>& flags) {
+  static_cast<void>(detail::core_of(*lease_, "exec_source"));
+  for (bool again = false;; again = true) {
+    const std::filesystem::path library = detail::library_of_source(text, flags);
+    try {
+      return exec(library.string());
+    } catch (const LoadError&) {
+      // Another program has trimmed the cache at this very moment.
+      std::error_code ignored;
+      if (again || std::filesystem::exists(library, ignored)) throw;
+    }
+  }
 }
 
 void isolate::set_all(std::initializer_list<binding> bindings) {
@@ -153,7 +193,11 @@ void isolate::set_packed(std::vector<std::pair<std::string, detail::named_value>
     if (value.first.empty()) throw std::invalid_argument("isolate: a name cannot be empty");
   }
   if (!lease_->core) {
-    for (auto& [name, value] : values) detail::here().names.insert_or_assign(name, std::move(value));
+    std::map<std::string, detail::named_value> fresh;
+    for (auto& [name, value] : values) fresh.insert_or_assign(name, std::move(value));
+    const std::lock_guard lock(detail::library_mutex);
+    fresh.merge(detail::here().names);
+    detail::here().names.swap(fresh);
     return;
   }
   detail::frame_sink sink;
@@ -165,6 +209,7 @@ void isolate::set_packed(std::vector<std::pair<std::string, detail::named_value>
 
 std::optional<detail::named_value> isolate::get_packed(const std::string& name) const {
   if (!lease_->core) {
+    const std::lock_guard lock(detail::library_mutex);
     const auto& names = detail::here().names;
     const auto found = names.find(name);
     return found == names.end() ? std::nullopt : std::optional(found->second);
@@ -184,13 +229,17 @@ std::vector<std::string> isolate::names() const {
   if (lease_->core) {
     detail::ask_for(detail::core_of(*lease_, "names"), make_frame(frame_kind::names), all);
   } else {
+    const std::lock_guard lock(detail::library_mutex);
     for (const auto& entry : detail::here().names) all.push_back(entry.first);
   }
   return all;
 }
 
 bool isolate::erase(const std::string& name) {
-  if (!lease_->core) return detail::here().names.erase(name) > 0;
+  if (!lease_->core) {
+    const std::lock_guard lock(detail::library_mutex);
+    return detail::here().names.erase(name) > 0;
+  }
   bool erased = false;
   detail::ask_for(detail::core_of(*lease_, "erase"), make_frame(frame_kind::erase, name), erased);
   return erased;
@@ -200,6 +249,7 @@ void isolate::reset_main() {
   if (lease_->core) {
     detail::ask_for(detail::core_of(*lease_, "reset_main"), make_frame(frame_kind::reset_names));
   } else {
+    const std::lock_guard lock(detail::library_mutex);
     detail::here().names.clear();
   }
 }
@@ -208,7 +258,12 @@ detail::raw_outcome isolate::run(const options& limits, const detail::child_task
   const auto core = detail::core_of(*lease_, "call");
   const auto checked = detail::limits_of_call(limits);
   const auto request = detail::call_frame(task);
-  const detail::isolate_core::turn turn(core);
+  detail::isolate_core::turn turn(core);
+  try {
+    turn.await(limits.stop);
+  } catch (const CancelledException& e) {
+    return detail::cancelled_before(e);
+  }
   return detail::outcome_of(*core, core->ask(request, checked.get()), checked.get(), task.name());
 }
 

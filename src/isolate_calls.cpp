@@ -13,6 +13,14 @@
 
 namespace pynisher::detail {
 
+raw_outcome cancelled_before(const CancelledException& how) {
+  raw_outcome out;
+  out.verdict = verdict::cancelled;
+  out.explanation = how.what();
+  out.error = std::make_exception_ptr(how);
+  return out;
+}
+
 raw_outcome outcome_of(isolate_core& core, isolate_core::reply answered, const settings* limits,
                        const call_name& name) {
   using state = isolate_core::reply::state;
@@ -36,6 +44,12 @@ raw_outcome outcome_of(isolate_core& core, isolate_core::reply answered, const s
       out.error = std::make_exception_ptr(error);
       return out;
     }
+    case state::not_begun:
+      return cancelled_before(CancelledException(name.text() + " was cancelled before it began"));
+    case state::too_large:
+      seen.cause = ended_for::too_large;
+      break;
+    case state::hung_up:
     case state::lies:
       seen.cause = ended_for::lying;
       break;

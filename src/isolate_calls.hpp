@@ -8,6 +8,7 @@
 
 #include <pynisher/detail/execute.hpp>
 #include <pynisher/detail/in_flight.hpp>
+#include <pynisher/exceptions.hpp>
 #include <pynisher/options.hpp>
 
 #include "isolate_core.hpp"
@@ -19,6 +20,8 @@ std::shared_ptr<const settings> limits_of_call(const options& given);
 /// The call as a frame. Throws `SerializationException`.
 std::vector<std::byte> call_frame(const child_task& task);
 raw_outcome outcome_of(isolate_core& core, isolate_core::reply answered, const settings* limits, const call_name& name);
+/// A call whose turn had not come.
+raw_outcome cancelled_before(const CancelledException& how);
 /// A call on a thread of its own.
 std::unique_ptr<call_in_flight> start_isolate_call(std::shared_ptr<isolate_core> core, const options& limits,
                                                    std::vector<std::byte> request, call_name name);

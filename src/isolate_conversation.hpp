@@ -9,6 +9,7 @@
 #include <span>
 #include <stop_token>
 
+#include <pynisher/detail/in_flight.hpp>
 #include <pynisher/usage.hpp>
 
 #include "isolate_core.hpp"
@@ -17,19 +18,22 @@
 
 namespace pynisher::detail {
 
-/// One request: what is waited for while its bytes go and its answer's come.
+/// What is waited for while a request's bytes go and its answer's come: the other side, its process's end, the limits
+/// of this call, and a cancellation.
 class conversation {
  public:
-  conversation(int socket, const platform::doorbell& ended, std::int64_t pid, const settings* limits);
+  conversation(int socket, const platform::doorbell& ended, call_in_flight& process, const settings* limits);
   conversation(const conversation&) = delete;
   conversation& operator=(const conversation&) = delete;
 
   using state = isolate_core::reply::state;
 
-  state send(std::span<const std::byte> bytes);
+  state send(std::span<const std::byte> bytes, std::span<const int> descriptors);
   state receive(void* to, std::size_t size);
+  /// Whether a limit has been reached.
+  state look();
+  /// Of this call: wall time, and CPU time where it is limited; of the process: its peak.
   [[nodiscard]] pynisher::usage usage() const;
-  [[nodiscard]] std::chrono::nanoseconds cpu_used() const;
 
  private:
   struct ring {
@@ -38,11 +42,13 @@ class conversation {
   };
   static constexpr std::chrono::nanoseconds least_interval = std::chrono::microseconds(500);
 
-  state wait(short events);
+  state wait(short events, std::optional<platform::clock::time_point> until = std::nullopt);
+  state hung_up();
+  [[nodiscard]] std::chrono::nanoseconds cpu_time() const;
 
   const int socket_;
   const platform::doorbell& ended_;
-  const pid_t pid_;
+  call_in_flight& process_;
   const settings* const limits_;
   const platform::clock::time_point begun_ = platform::clock::now();
   std::optional<platform::clock::time_point> deadline_, next_look_;

@@ -34,8 +34,8 @@ class isolate_flight final : public call_in_flight {
     if (given.stop.stop_possible()) shared_->on_stop.emplace(given.stop, forward{&shared_->stop});
     limits.stop = shared_->stop.get_token();
     shared_->limits = limits_of_call(limits);
-    // Where no turn is waited for, whoever comes second is told at once.
-    if (!shared_->core->is_queued()) shared_->turn = std::make_unique<isolate_core::turn>(shared_->core);
+    // Here and not on the thread: it is the calls' order that counts, and who comes second is told at once.
+    shared_->turn = std::make_unique<isolate_core::turn>(shared_->core);
     own_threads.fetch_add(1);
     sigset_t all, before;
     sigfillset(&all);
@@ -116,8 +116,10 @@ class isolate_flight final : public call_in_flight {
     void work() {
       raw_outcome out;
       try {
-        if (!turn) turn = std::make_unique<isolate_core::turn>(core);
+        turn->await(stop.get_token());
         out = outcome_of(*core, core->ask(request, limits.get()), limits.get(), name);
+      } catch (const CancelledException& e) {
+        out = cancelled_before(e);
       } catch (const std::exception& e) {
         out.verdict = verdict::start_failed;
         out.explanation = e.what();

@@ -22,6 +22,9 @@ enum class frame_kind : std::uint32_t {
   erase,
   reset_names,
   load,
+  redirect,   ///< the two descriptors that come along are its output from now on
+  give_back,  ///< and no longer
+  copy,       ///< itself; the copy waits for its call at the socket that comes along
   close,
   // From it.
   piece,  ///< the beginning of a value of which more comes; forgotten if another kind than `value` ends it
@@ -31,6 +34,8 @@ enum class frame_kind : std::uint32_t {
   out_of_memory,
   load_failed,
 };
+
+constexpr bool is_answer(frame_kind kind) { return kind >= frame_kind::piece && kind <= frame_kind::load_failed; }
 
 struct frame_header {
   frame_kind kind;

@@ -34,8 +34,15 @@ struct registered_isolate {
 
 /// Under the library's mutex. Never destroyed.
 std::map<std::int64_t, registered_isolate>& isolate_registry();
+/// Never used again in this program, nor in any process that it has started.
+///
+/// The program itself counts: 1, 2, 3 ... Other processes of its tree, in which nobody may be believed to count well,
+/// take the time since boot and their process number, which no other process has at that time: these rise too, and are
+/// far above what the program counts to.
 std::int64_t next_isolate_id();
 void unregister_isolate(std::int64_t id);
+/// Its process has ended: nobody needs it any more.
+void forget_detached_isolate(std::int64_t id, int generation) noexcept;
 /// The core of a handle, where `what` can be done with it. Throws `IsolateError`.
 std::shared_ptr<isolate_core> core_of(const isolate_lease& lease, const char* what);
 

@@ -1,10 +1,15 @@
 #include "isolate_serving.hpp"
 
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <exception>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <span>
@@ -15,7 +20,10 @@
 
 #include "call_order.hpp"
 #include "child_main.hpp"
+#include "descriptor_passing.hpp"
 #include "exception_frame.hpp"
+#include "fork_safe_mutex.hpp"
+#include "isolate_copy.hpp"
 #include "isolate_frames.hpp"
 
 namespace pynisher::detail {
@@ -27,10 +35,12 @@ served& here() {
 
 namespace {
 
-bool read_whole(int socket, void* to, std::size_t size) {
+using descriptors = std::vector<platform::call_fd>;
+
+bool read_whole(int socket, void* to, std::size_t size, descriptors& passed) {
   auto* at = static_cast<std::byte*>(to);
   while (size > 0) {
-    const ssize_t got = ::recv(socket, at, size, 0);
+    const ssize_t got = receive_bytes(socket, at, size, passed, 0);
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) return false;
     at += got;
@@ -46,6 +56,17 @@ void write_whole(int socket, std::span<const std::byte> bytes) {
     if (sent <= 0) return;  // the program is gone, and so will be this process
     bytes = bytes.subspan(static_cast<std::size_t>(sent));
   }
+}
+
+/// A request for which there was no memory.
+bool skip(int socket, std::uint64_t size, descriptors& passed) {
+  std::array<std::byte, 4096> ignored;
+  while (size > 0) {
+    const auto next = static_cast<std::size_t>(std::min<std::uint64_t>(size, ignored.size()));
+    if (!read_whole(socket, ignored.data(), next, passed)) return false;
+    size -= next;
+  }
+  return true;
 }
 
 std::vector<std::byte> exception_frame(const std::exception_ptr& thrown) {
@@ -113,46 +134,84 @@ std::vector<std::byte> answer_load(const std::string& library, const std::string
   return make_frame(frame_kind::value, function());
 }
 
+/// What standard output and error were before they were redirected; -1: nothing.
+std::array<int, 2> own_output{-1, -1};
+bool is_redirected = false;
+
+std::vector<std::byte> answer_redirect(const descriptors& passed) {
+  if (passed.size() != 2) throw IsolateError("this process has no descriptor left to redirect its output");
+  if (is_redirected) give_back_output_here();
+  flush_output();
+  is_redirected = true;
+  for (const int stream : {0, 1}) {
+    own_output[static_cast<std::size_t>(stream)] = ::fcntl(STDOUT_FILENO + stream, F_DUPFD_CLOEXEC, 3);
+    ::dup2(passed[static_cast<std::size_t>(stream)].get(), STDOUT_FILENO + stream);
+  }
+  return make_frame(frame_kind::value);
+}
+
+/// All or none.
+std::vector<std::byte> answer_set(input_archive& in) {
+  std::map<std::string, named_value> values;
+  std::uint32_t count = 0;
+  in(count);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    std::string name;
+    named_value value;
+    in(name, value.type, value.bytes);
+    values.insert_or_assign(std::move(name), std::move(value));
+  }
+  auto done = make_frame(frame_kind::value);
+  const std::lock_guard lock(library_mutex);
+  values.merge(here().names);
+  here().names.swap(values);
+  return done;
+}
+
 /// Values cross as bytes that nobody looks at here.
-std::vector<std::byte> answer(frame_kind kind, input_archive& in, int conversation) {
+std::vector<std::byte> answer(frame_kind kind, input_archive& in, int conversation, descriptors& passed) {
   auto& names = here().names;
   std::string name;
   switch (kind) {
     case frame_kind::call:
       return answer_call(in, conversation);
-    case frame_kind::set: {
-      std::map<std::string, named_value> values;
-      std::uint32_t count = 0;
-      in(count);
-      for (std::uint32_t i = 0; i < count; ++i) {
-        named_value value;
-        in(name, value.type, value.bytes);
-        values.insert_or_assign(name, std::move(value));
-      }
-      for (auto& [key, value] : values) names.insert_or_assign(key, std::move(value));
-      return make_frame(frame_kind::value);
-    }
+    case frame_kind::set:
+      return answer_set(in);
     case frame_kind::get: {
       in(name);
+      const std::lock_guard lock(library_mutex);
       const auto found = names.find(name);
       return make_frame(frame_kind::value, found == names.end() ? std::optional<named_value>() : found->second);
     }
     case frame_kind::names: {
       std::vector<std::string> all;
+      const std::lock_guard lock(library_mutex);
       for (const auto& entry : names) all.push_back(entry.first);
       return make_frame(frame_kind::value, all);
     }
-    case frame_kind::erase:
+    case frame_kind::erase: {
       in(name);
+      const std::lock_guard lock(library_mutex);
       return make_frame(frame_kind::value, names.erase(name) > 0);
-    case frame_kind::reset_names:
+    }
+    case frame_kind::reset_names: {
+      const std::lock_guard lock(library_mutex);
       names.clear();
       return make_frame(frame_kind::value);
+    }
     case frame_kind::load: {
       std::string symbol;
       in(name, symbol);
       return answer_load(name, symbol);
     }
+    case frame_kind::redirect:
+      return answer_redirect(passed);
+    case frame_kind::give_back:
+      give_back_output_here();
+      return make_frame(frame_kind::value);
+    case frame_kind::copy:
+      answer_copy(passed);
+      return make_frame(frame_kind::value);
     default:
       throw wire_error("an unknown request");
   }
@@ -161,13 +220,20 @@ std::vector<std::byte> answer(frame_kind kind, input_archive& in, int conversati
 void serve(int conversation) {
   for (;;) {
     frame_header header{};
-    if (!read_whole(conversation, &header, sizeof header) || header.kind == frame_kind::close) return;
+    descriptors passed;
+    if (!read_whole(conversation, &header, sizeof header, passed) || header.kind == frame_kind::close) return;
     std::vector<std::byte> answered;
     try {
-      std::vector<std::byte> body(static_cast<std::size_t>(header.size));
-      if (!read_whole(conversation, body.data(), body.size())) return;
+      std::vector<std::byte> body;
+      try {
+        body.resize(static_cast<std::size_t>(header.size));
+      } catch (const std::exception&) {
+        if (!skip(conversation, header.size, passed)) return;
+        throw;
+      }
+      if (!read_whole(conversation, body.data(), body.size(), passed)) return;
       input_archive in(body.data(), body.size());
-      answered = answer(header.kind, in, conversation);
+      answered = answer(header.kind, in, conversation, passed);
     } catch (abi::__forced_unwind&) {
       throw;
     } catch (...) {
@@ -183,10 +249,29 @@ constexpr call_entry isolate_entry{call_entry::own_stamp, type_hash<isolate_task
 
 }  // namespace
 
+void give_back_output_here() noexcept {
+  if (!std::exchange(is_redirected, false)) return;
+  try {
+    flush_output();
+  } catch (...) {
+  }
+  for (const int stream : {0, 1}) {
+    const int own = std::exchange(own_output[static_cast<std::size_t>(stream)], -1);
+    if (own >= 0) {
+      ::dup2(own, STDOUT_FILENO + stream);
+      ::close(own);
+    } else {
+      ::close(STDOUT_FILENO + stream);
+    }
+  }
+}
+
 const call_entry* isolate_task::entry() const { return &isolate_entry; }
 
 void isolate_task::run(output_archive& /*reply*/) {
-  here() = {id_, name_, {}};
+  if (begun_ == state::fresh) here().names.clear();
+  here().id = id_;
+  here().name = name_;
   serve(own_conversation());
   begin_reply();
 }

@@ -5,6 +5,7 @@
 #include <sys/types.h>
 
 #include <span>
+#include <string>
 #include <vector>
 
 namespace pynisher::detail {
@@ -19,10 +20,27 @@ struct program_started {
   int process = -1;  ///< its descriptor, where there is one already; the receiver's to close
 };
 
+/// What a started program has as its standard output and error: the program's own or none, but for those that are
+/// given here.
+struct started_output {
+  bool inherits = false;
+  int out = -1, err = -1;
+};
+
 /// Starts this program's own image, whatever has become of its file, with its arguments, environment and working
-/// directory, with its own stdout and stderr (`with_output`) or none, and with `descriptors` as 3, 4, ...; with nothing
+/// directory, with `output`, and with `descriptors` as 3, 4, ...; with nothing
 /// else open, and all signals blocked. It dies with the calling thread until it says otherwise.
-program_started start_program(program_role role, std::span<const int> descriptors, bool with_output);
+program_started start_program(program_role role, std::span<const int> descriptors, const started_output& output);
+
+/// Another program: what came of it.
+struct program_ended {
+  int status = -1;  ///< its exit code; 128 and the signal that ended it
+  const char* failed = nullptr;  ///< what could not be done; null: it ran
+  int error = 0;
+};
+/// In a process of one thread: runs `command`, the first word of which is a path, with no input and with `output` for all
+/// that it says, and waits for its end.
+program_ended run_program(const std::vector<std::string>& command, int output);
 
 /// What has to be done, or cannot be, before the program can be started again; null: it can.
 const char* why_not_started_again() noexcept;

@@ -30,6 +30,8 @@ const char* to_string(start_stage stage) {
       return "mark the call's processes";
     case start_stage::standard_input:
       return "give the child an empty standard input";
+    case start_stage::output:
+      return "give the child its output";
     case start_stage::name:
       return "name the child";
     case start_stage::handlers:

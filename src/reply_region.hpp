@@ -92,6 +92,7 @@ enum class start_stage : std::uint32_t {
   become_subreaper,
   mark,
   standard_input,
+  output,
   name,
   handlers,
   drop_privilege,

@@ -122,6 +122,12 @@ settings settings::judge(options wanted) {
   return checked;
 }
 
+std::shared_ptr<const settings> settings::of_a_copy() const {
+  auto copy = std::make_shared<settings>(*this);
+  copy->method_ = start_method::forkserver;
+  return copy;
+}
+
 void settings::send(output_archive& out) const {
   const auto count = [](const auto& time) { return time ? time->count() : 0; };
   out(given_.name, given_.measure, given_.terminate_child_processes, memory_.value_or(0), count(cpu_time_),

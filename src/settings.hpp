@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -26,6 +27,8 @@ class settings {
 
   /// The only way to get one that was not judged already. Throws what `validate` documents.
   static settings judge(options wanted);
+  /// For a copy of a process that has them, which is started otherwise.
+  [[nodiscard]] std::shared_ptr<const settings> of_a_copy() const;
   /// To a child that is started afresh, and there: what a child needs to know of them.
   void send(output_archive& out) const;
   static settings received(input_archive& in);

@@ -6,13 +6,16 @@
 #include <atomic>
 #include <csignal>
 #include <optional>
+#include <span>
 #include <stop_token>
 #include <string>
 
 #include <pynisher/detail/execute.hpp>
+#include <pynisher/detail/in_flight.hpp>
 
 #include "platform/contract.hpp"
 #include "platform/posix/interrupts.hpp"
+#include "program_start.hpp"
 #include "reply_region.hpp"
 #include "settings.hpp"
 #include "verdict.hpp"
@@ -38,10 +41,21 @@ extern std::atomic<int> own_threads;
 /// What the caller should know of these limits, once per program or call.
 void warn_before(const settings& limits);
 
+/// How a child comes to be that no start method makes: a copy of an isolate.
+class other_start {
+ public:
+  virtual ~other_start() = default;
+  /// Whose marks are to be above the child's, which has inherited one; 0: it has none.
+  [[nodiscard]] virtual std::uint64_t mark_above() const = 0;
+  /// Gives a child that waits already its call.
+  virtual program_started start(std::span<const int> descriptors, const child_extras& extras) = 0;
+};
+
 /// A call's mark for as long as the call.
 class held_mark {
  public:
   explicit held_mark(bool wanted) : mark_(wanted ? platform::new_mark() : platform::call_mark{}) {}
+  explicit held_mark(std::uint64_t above) : mark_(above != 0 ? platform::new_mark_below(above) : platform::call_mark{}) {}
   held_mark(const held_mark&) = delete;
   held_mark& operator=(const held_mark&) = delete;
   ~held_mark() { platform::release_mark(mark_); }
@@ -56,14 +70,14 @@ class supervised_call {
  public:
   /// `limits` must outlive this, and so must `inner_bell`: rung for this process's own affairs, cancellation and SIGINT.
   /// Without one the call has its own, by which `wait` is woken.
-  explicit supervised_call(const settings& limits, const platform::doorbell* inner_bell = nullptr);
+  explicit supervised_call(const settings& limits, const platform::doorbell* inner_bell = nullptr,
+                           const other_start* starter = nullptr);
   supervised_call(const supervised_call&) = delete;
   supervised_call& operator=(const supervised_call&) = delete;
   ~supervised_call();
 
   /// `mask`: the signals that the child has blocked; null: those of this thread. False: nothing runs, `finish` says why.
-  /// `conversation`: a socket that the child is to have, as an isolate; -1: none.
-  bool start(child_task& task, const sigset_t* mask, int conversation = -1);
+  bool start(child_task& task, const sigset_t* mask, const child_extras& extras = {});
   /// Lets the function begin, once everything is there that watches the child. False: it does not, `finish` says why.
   bool begin();
   /// Instead of `begin`: the child is ended.
@@ -78,6 +92,8 @@ class supervised_call {
 
   /// To be called whenever woken. True: it has ended, or is to be ended; call `finish`.
   bool look(platform::child_process::woken_by woken);
+  /// Of the child, which is not reaped yet; empty: it has ended.
+  [[nodiscard]] std::optional<usage> usage_so_far() const;
   /// Thread-safe.
   void cancel() noexcept;
   /// Ends what still runs. Comes back when nothing of it is left.
@@ -92,7 +108,7 @@ class supervised_call {
   /// False: `failed_` says why.
   bool make_bounds();
   bool start_copy(child_task& task, const sigset_t* mask);
-  bool start_afresh(child_task& task, const sigset_t* mask);
+  bool start_afresh(child_task& task, const sigset_t* mask, const child_extras& extras);
   /// The child runs, or could not be started.
   bool took(platform::fork_result started, const char* stage);
   bool over(ended_for cause);

@@ -237,13 +237,14 @@ std::uint64_t largest_reply(const settings& limits) {
 
 }  // namespace
 
-supervised_call::supervised_call(const settings& limits, const platform::doorbell* inner_bell)
+supervised_call::supervised_call(const settings& limits, const platform::doorbell* inner_bell,
+                                 const other_start* starter)
     : limits_(limits),
       region_(limits.method() != start_method::fork),
       inner_bell_(inner_bell != nullptr ? inner_bell : &own_inner_bell_.emplace()),
       interrupts_(*inner_bell_, limits.given().forceful_keyboard_interrupt),
       on_stop_(limits.given().stop, asks_to_cancel{this}),
-      mark_(limits.given().terminate_child_processes),
+      mark_(starter == nullptr ? held_mark(limits.given().terminate_child_processes) : held_mark(starter->mark_above())),
       reader_(region_.get(), largest_reply(limits)) {}
 
 supervised_call::~supervised_call() {
@@ -257,9 +258,13 @@ void supervised_call::cancel() noexcept {
   platform::doorbell::raise(inner_bell_->descriptor());
 }
 
-[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask, int conversation) {
+[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask, const child_extras& extras) {
   if (cancelled_.load()) return false;
   prepare_for_children();
+  if (extras.starter != nullptr && extras.starter->mark_above() != 0 && mark_.get().value == 0) {
+    failed_ = {"mark the copy's processes", ENOSPC};
+    return false;
+  }
   if (!bell_ || !*inner_bell_) {
     failed_ = {"make a doorbell", EMFILE};
     return false;
@@ -267,7 +272,9 @@ void supervised_call::cancel() noexcept {
   if (limits_.given().terminate_child_processes) limits_.death_watch().start();
 
   if (!make_bounds()) return false;
-  plan_.conversation = conversation;
+  plan_.conversation = extras.conversation;
+  plan_.out = extras.out;
+  plan_.err = extras.err;
   plan_.limits = &limits_;
   plan_.region = &region_.get();
   plan_.mark = mark_.get();
@@ -281,7 +288,7 @@ void supervised_call::cancel() noexcept {
   plan_.measures_growth = plan_.memory && limits_.given().measure == memory_measure::growth;
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
-  return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask);
+  return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask, extras);
 }
 
 bool supervised_call::make_bounds() {
@@ -316,9 +323,11 @@ bool supervised_call::make_bounds() {
   return true;
 }
 
-bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
+bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const child_extras& extras) {
   const bool by_server = limits_.method() == start_method::forkserver;
-  plan_.parentage = by_server ? platform::parentage::adopted : platform::parentage::fresh;
+  plan_.parentage = extras.starter != nullptr ? platform::parentage::cloned
+                    : by_server               ? platform::parentage::adopted
+                                              : platform::parentage::fresh;
   sigset_t own_mask;
   if (mask == nullptr) pthread_sigmask(SIG_SETMASK, nullptr, &own_mask);
   order_sink sink(region_.get());
@@ -346,11 +355,14 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask) {
     region_.get().started.store(plan_.started.time_since_epoch().count());
   };
   program_started started;
-  if (by_server) {
-    started = call_by_server(descriptors, note_start);
+  if (extras.starter != nullptr) {
+    note_start();
+    started = extras.starter->start(descriptors, extras);
+  } else if (by_server) {
+    started = call_by_server(descriptors, {true, extras.out, extras.err}, note_start);
   } else {
     note_start();
-    started = start_program(program_role::call, descriptors, true);
+    started = start_program(program_role::call, descriptors, {true, extras.out, extras.err});
     inherited_peak_ = platform::own_peak();
   }
   if (started.failed != nullptr) {
@@ -492,7 +504,7 @@ bool supervised_call::memory_used_up(clock::time_point now) {
 }
 
 std::uint64_t supervised_call::taken_without_asking() const {
-  return plan_.parentage == platform::parentage::adopted && !measured_again_ ? reply_region::taken_without_asking : 0;
+  return platform::has_waited(plan_.parentage) && !measured_again_ ? reply_region::taken_without_asking : 0;
 }
 
 bool supervised_call::heard_of_interrupt() {
@@ -507,6 +519,19 @@ bool supervised_call::heard_of_interrupt() {
 platform::exit_status supervised_call::end() {
   running_ = false;
   return child_.end(limits_.given().terminate_child_processes, plan_.mark, region_.get());
+}
+
+std::optional<usage> supervised_call::usage_so_far() const {
+  if (!running_) return std::nullopt;
+  usage used;
+  used.user_time = child_.cpu_time().value_or(0ns);
+  used.peak_memory = platform::peak_of(static_cast<pid_t>(child_.pid()));
+  used.wall_time = clock::now() - plan_.started;
+  // It may have been another process that was asked, if this one had ended and somebody else has reaped it.
+  if (child_.has_ended()) return std::nullopt;
+  const std::uint64_t first = region_.get().first_peak.load();
+  used.peak_memory -= std::min(used.peak_memory, first);
+  return used;
 }
 
 call_record supervised_call::finish() {

@@ -32,6 +32,7 @@
 #include <pynisher/exceptions.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>
+#include <pynisher/output.hpp>
 
 namespace pynisher {
 
@@ -57,6 +58,12 @@ class NotShareableError : public PynisherException, public std::runtime_error {
   explicit NotShareableError(const std::string& what) : std::runtime_error(what) {}
   [[nodiscard]] const char* what() const noexcept override { return std::runtime_error::what(); }
 };
+/// A text could not be compiled; the compiler's own words.
+class SourceError : public PynisherException, public std::runtime_error {
+ public:
+  explicit SourceError(const std::string& what) : std::runtime_error(what) {}
+  [[nodiscard]] const char* what() const noexcept override { return std::runtime_error::what(); }
+};
 /// A library could not be opened in the isolate, or has no such symbol.
 class LoadError : public PynisherException, public std::runtime_error {
  public:
@@ -72,12 +79,16 @@ struct isolate_options {
   start_method context = start_method::automatic;
   /// A second call at the same time waits for its turn; without, it is an `IsolateError`.
   bool queued = false;
+  /// Where its standard output and its standard error go; the program's own unless said otherwise.
+  output out{};
+  output err{};
 };
 
 namespace detail {
 
 class isolate_core;
 struct isolate_lease;
+class capture_session;
 
 /// A value on its way to a name.
 struct named_value {
@@ -96,9 +107,10 @@ using kept_type = std::conditional_t<is_c_string<T>, std::string, std::decay_t<T
 
 template <class T>
 named_value pack_value(const T& value) {
-  static_assert(sendable<kept_type<T>>,
-                "pynisher: this value cannot be kept by an isolate. Give it a type that cereal can serialise and that has "
-                "a default constructor.");
+  static_assert(
+      sendable<kept_type<T>>,
+      "pynisher: this value cannot be kept by an isolate. Give it a type that cereal can serialise and that has "
+      "a default constructor.");
   const kept_type<T>& kept = value;
   return pack_named(demangled_name(typeid(kept_type<T>)), [&kept](output_archive& out) { out(kept); });
 }
@@ -119,14 +131,16 @@ class isolate {
   /// The program itself: id 0.
   [[nodiscard]] static isolate main();
 
-  /// Rises with each isolate, and is never used again.
+  /// Rises with each isolate, and is never used again. The program counts 1, 2, 3 ...; isolates that are made in other
+  /// processes of its tree have far larger ones.
   [[nodiscard]] std::int64_t id() const;
   [[nodiscard]] std::string name() const;
   [[nodiscard]] std::int64_t pid() const;
   /// A call is running in it.
   [[nodiscard]] bool is_running() const;
   [[nodiscard]] bool is_alive() const;
-  /// Lets it end. Throws `IsolateError` while it is running, for main and from within; `IsolateNotFoundError` a second time.
+  /// Lets it end. Throws `IsolateError` while it is running, for main and from within; `IsolateNotFoundError` a second
+  /// time.
   void close();
   /// Ends it at once, with all that it has started, whatever it is doing.
   void kill();
@@ -137,17 +151,19 @@ class isolate {
   bool wait_for(std::chrono::duration<Rep, Period> time) const {
     return wait_until(std::chrono::steady_clock::now() + std::chrono::ceil<std::chrono::steady_clock::duration>(time));
   }
-  /// What its process has used so far.
+  /// What its process has used so far, or had when it ended. While it lives, `user_time` holds all CPU time.
   [[nodiscard]] pynisher::usage usage() const;
   /// Another process, with the same id and options; names and globals begin anew.
   void reset();
+  /// Another isolate, which begins with all that this one has in memory; its limits begin anew. Throws `IsolateError`
+  /// while a call runs, and where it cannot be copied: more than one thread runs in it.
+  [[nodiscard]] isolate clone() const;
 
   /// Calls `fn(args...)` there. The value, or the exception that it threw.
-  /// Throws `IsolateError` while another call runs, `IsolateNotFoundError` after it was closed, `IsolateDiedError` when it
-  /// has died or dies now.
+  /// Throws `IsolateError` while another call runs, `IsolateNotFoundError` after it was closed, `IsolateDiedError` when
+  /// it has died or dies now.
   template <class F, class... A>
-    requires(!std::same_as<std::decay_t<F>, options>)
-  auto call(F fn, A&&... arguments) {
+  requires(!std::same_as<std::decay_t<F>, options>) auto call(F fn, A&&... arguments) {
     return try_call(std::move(fn), std::forward<A>(arguments)...).value();
   }
   /// The same with limits for this one call: `wall_time`, `cpu_time`, `stop`. Reaching one ends the isolate.
@@ -157,34 +173,39 @@ class isolate {
   }
   /// As an outcome: does not throw for what the function or its process did.
   template <class F, class... A>
-    requires(!std::same_as<std::decay_t<F>, options>)
-  auto try_call(F fn, A&&... arguments) {
+  requires(!std::same_as<std::decay_t<F>, options>) auto try_call(F fn, A&&... arguments) {
     return try_call(options{}, std::move(fn), std::forward<A>(arguments)...);
   }
   template <class F, class... A>
   auto try_call(const options& limits, F fn, A&&... arguments) {
-    return with_task(fn, std::type_identity<detail::signature_of_t<F>>(),
-                     [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
-                       return detail::decode<R>(run(limits, task));
-                     },
-                     std::forward<A>(arguments)...);
+    return with_task(
+        fn, std::type_identity<detail::signature_of_t<F>>(),
+        [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
+          return detail::decode<R>(run(limits, task));
+        },
+        std::forward<A>(arguments)...);
   }
   /// Comes back at once. Dropping or cancelling the call while it runs ends the isolate.
   template <class F, class... A>
-    requires(!std::same_as<std::decay_t<F>, options>)
-  auto start(F fn, A&&... arguments) {
+  requires(!std::same_as<std::decay_t<F>, options>) auto start(F fn, A&&... arguments) {
     return start(options{}, std::move(fn), std::forward<A>(arguments)...);
   }
   template <class F, class... A>
   auto start(const options& limits, F fn, A&&... arguments) {
-    return with_task(fn, std::type_identity<detail::signature_of_t<F>>(),
-                     [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
-                       return pynisher::call<R>(begin(limits, task));
-                     },
-                     std::forward<A>(arguments)...);
+    return with_task(
+        fn, std::type_identity<detail::signature_of_t<F>>(),
+        [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
+          return pynisher::call<R>(begin(limits, task));
+        },
+        std::forward<A>(arguments)...);
   }
   /// Opens a shared library there and calls its `extern "C" int symbol()`. Throws `LoadError`.
   int exec(const std::string& library, const std::string& symbol = "pynisher_main");
+  /// Compiles a text of C++20 that defines `extern "C" int pynisher_main()`, opens what comes of it there, and calls
+  /// it. The same text is compiled once for all programs of this user; opened again it keeps its globals. `flags`: for
+  /// the compiler, after the library's own. The compiler: `$CXX`, else `c++`, `g++` or `clang++`. Throws `SourceError`
+  /// with what the compiler says, `LoadError`, `UnsupportedException` where there is no compiler.
+  int exec_source(const std::string& text, const std::vector<std::string>& flags = {});
 
   /// Keeps a value under a name, there. Within the isolate: `isolate::current().get<int>("spam")`.
   template <class T>
@@ -225,6 +246,7 @@ class isolate {
 
  private:
   friend struct detail::isolate_lease;
+  friend class detail::capture_session;
   explicit isolate(std::shared_ptr<detail::isolate_lease> lease) : lease_(std::move(lease)) {}
 
   /// Calls `then` with a task for `fn(arguments...)`, the arguments being what its one signature says.
@@ -239,7 +261,8 @@ class isolate {
     }
   }
   template <class F, class Then, class... A>
-  static auto with_task(F& fn, std::type_identity<detail::generic_signature> /*none or many*/, Then then, A&&... arguments) {
+  static auto with_task(F& fn, std::type_identity<detail::generic_signature> /*none or many*/, Then then,
+                        A&&... arguments) {
     using R = std::remove_cvref_t<std::invoke_result_t<F&, A...>>;
     return made_for<R, F, A...>(fn, then, std::forward<A>(arguments)...);
   }
@@ -248,10 +271,11 @@ class isolate {
     static_assert(std::is_void_v<R> || detail::sendable<R>,
                   "pynisher: the function's result cannot cross between processes. Return a value that cereal can "
                   "serialise and that has a default constructor.");
-    static_assert(detail::call_travels<F, P...>,
-                  "pynisher: an isolate does not share this process's memory: it calls functions, lambdas without captures "
-                  "and functors that cereal can serialise, with arguments that cereal can serialise and that have a "
-                  "default constructor.");
+    static_assert(
+        detail::call_travels<F, P...>,
+        "pynisher: an isolate does not share this process's memory: it calls functions, lambdas without captures "
+        "and functors that cereal can serialise, with arguments that cereal can serialise and that have a "
+        "default constructor.");
     const detail::invocation<R, F, P...> task(fn, std::forward<P>(arguments)...);
     return then(std::type_identity<R>(), task);
   }

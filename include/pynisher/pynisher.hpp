@@ -3,6 +3,7 @@
 // All of the library. Each topic has a header of its own as well.
 
 #include <pynisher/call.hpp>
+#include <pynisher/capture.hpp>
 #include <pynisher/exception_registry.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/forkserver.hpp>
@@ -12,6 +13,7 @@
 #include <pynisher/limit.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>
+#include <pynisher/output.hpp>
 #include <pynisher/pool_errors.hpp>
 #include <pynisher/pool_options.hpp>
 #include <pynisher/progress_bar.hpp>

@@ -165,7 +165,10 @@ enum class parentage : std::uint8_t {
   copy,     ///< forked from the program by the thread that waits for it
   fresh,    ///< the program started again by that thread
   adopted,  ///< the forkserver's, made the program's own child
+  cloned,   ///< a copy of an isolate, made by it the program's own child
 };
+/// It was there before its call was.
+constexpr bool has_waited(parentage how) { return how == parentage::adopted || how == parentage::cloned; }
 
 /// A bound on what a call and all that it starts may use of memory together, enforced by the kernel.
 class memory_bound {
@@ -234,6 +237,7 @@ struct child_plan {
   std::uint64_t not_begun = 0;  ///< what the parent has put into the region; 0: the child still waits for `let_go`
   int doorbell = -1;
   int conversation = -1;  ///< a socket that an isolate has; -1: none
+  int out = -1, err = -1;  ///< a copy's standard output and error; -1: the program's
   const char* process_bound = nullptr;  ///< its entry; null: there is none
   const char* memory_bound = nullptr;
   const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
@@ -356,6 +360,9 @@ void show_as_thread(const std::string& name) noexcept;
 
 /// A mark for a call made here; none (0) where marks cannot be had.
 call_mark new_mark();
+/// For a process that carries the mark of a call made here: none (0) where all below it are taken.
+call_mark new_mark_below(std::uint64_t mark);
+std::uint64_t mark_carried_by(pid_t process) noexcept;
 void release_mark(const call_mark& mark);
 
 /// CPU time that the limited call in which this process runs has left; empty outside of one.

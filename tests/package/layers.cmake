@@ -19,6 +19,7 @@ layer(facts
   include/pynisher/format.hpp
   include/pynisher/options.hpp
   include/pynisher/outcome.hpp
+  include/pynisher/output.hpp
   include/pynisher/supports.hpp
   include/pynisher/usage.hpp
   include/pynisher/warnings.hpp
@@ -59,6 +60,7 @@ layer(process
   include/pynisher/forkserver.hpp
   src/boost_process.cpp
   src/call_order.*
+  src/descriptor_passing.*
   src/calls_in_flight.cpp
   src/child_main.*
   src/forkserver.*
@@ -78,6 +80,7 @@ layer(front
 layer(many
   include/pynisher/asio.hpp
   include/pynisher/pynisher.hpp
+  include/pynisher/capture.hpp
   include/pynisher/isolate.hpp
   include/pynisher/detail/pool/*
   include/pynisher/pool_errors.hpp
@@ -86,6 +89,9 @@ layer(many
   include/pynisher/task_future.hpp
   src/isolate.cpp
   src/isolate_*
+  src/capture.cpp
+  src/output_reader.*
+  src/source_library.*
   src/pool/*
   src/progress_bar.cpp
   src/progress_display.hpp

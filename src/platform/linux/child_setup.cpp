@@ -103,6 +103,12 @@ void empty_standard_input() noexcept {
   raw::call(SYS_close, fd);
 }
 
+void give_output(const child_plan& plan) noexcept {
+  if (plan.parentage != parentage::copy) return;  // it has got it already
+  if (plan.out >= 0) must(start_stage::output, raw::call(SYS_dup3, plan.out, 1, 0));
+  if (plan.err >= 0) must(start_stage::output, raw::call(SYS_dup3, plan.err, 2, 0));
+}
+
 /// Without CAP_SYS_RESOURCE nobody can raise a hard limit again. Dropped from the bounding set too, so that exec
 /// does not give it back.
 void drop_privilege() noexcept {
@@ -262,7 +268,7 @@ void get_ready(const child_plan& plan) noexcept {
 /// The parent has measured a child of the forkserver as it waited; taking the arguments is not the function's affair.
 std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
   const std::uint64_t when_waiting = plan.region->held.load();
-  if (plan.parentage != parentage::adopted || !plan.measures_growth) return when_waiting;
+  if (!has_waited(plan.parentage) || !plan.measures_growth) return when_waiting;
   const std::uint64_t now = mapped().private_writable;
   if (now <= when_waiting + detail::reply_region::taken_without_asking) return std::max(now, when_waiting);
   const std::uint32_t seen = plan.region->go.load();
@@ -279,7 +285,7 @@ std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
 [[gnu::hot]] void tie_to_program(pid_t program, parentage how) noexcept {
   // The signal comes when the thread ends that is the parent, which for an adopted child may be any; the forkserver
   // ends those.
-  if (how != parentage::adopted) must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));
+  if (!has_waited(how)) must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));
   // The signal is for a death that is still to come.
   if (raw::call(SYS_getppid) != program) raw::call(SYS_exit_group, 1);
 }
@@ -308,6 +314,7 @@ void prepare_set_up() noexcept {
   if (limits.given().terminate_child_processes) belong_to_call(plan.mark);
   if (plan.process_bound != nullptr && !join_group(plan.process_bound)) give_up(start_stage::process_bound, -EACCES);
   empty_standard_input();
+  give_output(plan);
   forget_stdio();
   forget_calls_in_flight();
   close_descriptors_of_calls(plan.doorbell, plan.conversation);

@@ -60,16 +60,28 @@ class slots {
   /// The slot, or Count when all are taken.
   std::size_t take() noexcept {
     const std::size_t from = next_.fetch_add(1, std::memory_order_relaxed);
-    for (std::size_t i = 0; i < Count; ++i) {
-      const std::size_t slot = (from + i) % Count;
-      bool expected = false;
-      if (taken_[slot].compare_exchange_strong(expected, true)) return slot;
+    for (std::size_t i = 0; i < Count - for_copies; ++i) {
+      const std::size_t slot = for_copies + (from + i) % (Count - for_copies);
+      if (take(slot)) return slot;
+    }
+    return Count;
+  }
+  /// The next one below another.
+  std::size_t take_below(std::size_t other) noexcept {
+    for (std::size_t slot = std::min(other, Count); slot-- > 0;) {
+      if (take(slot)) return slot;
     }
     return Count;
   }
   void give_back(std::size_t slot) noexcept { taken_[slot].store(false); }
 
  private:
+  /// Copies of a marked process can only get a lower mark than it has.
+  static constexpr std::size_t for_copies = Count / 8;
+  bool take(std::size_t slot) noexcept {
+    bool expected = false;
+    return taken_[slot].compare_exchange_strong(expected, true);
+  }
   std::atomic<std::size_t> next_{0};
   std::array<std::atomic<bool>, Count> taken_{};
 };
@@ -288,6 +300,27 @@ call_mark new_mark() {
   }
   return {};
 }
+
+call_mark new_mark_below(std::uint64_t mark) {
+  const std::uint64_t outer = own_mark();
+  if (outer == 0) {
+    const std::uint64_t own = mark_bit | program_bits() | no_inner_call;
+    if ((mark & ~(std::uint64_t{outer_calls} << outer_shift)) != own) return {};
+    const std::size_t slot = outer_slots.take_below((mark >> outer_shift) & outer_calls);
+    if (slot == outer_calls) return {};
+    return {own | (std::uint64_t{slot} << outer_shift), outer_span};
+  }
+  if ((outer & no_inner_call) == no_inner_call) {
+    const std::uint64_t number = (mark >> 8) & 0xffff;
+    if (number == 0) return {};
+    return {(outer & ~no_inner_call) | (scattered_inner_number() % number << 8) | no_second_call, inner_span};
+  }
+  const std::uint64_t number = mark & no_second_call;
+  if ((outer & no_second_call) != no_second_call || number == 0) return {};
+  return {(outer & ~no_second_call) | scattered_inner_number() % number, 1};
+}
+
+std::uint64_t mark_carried_by(pid_t process) noexcept { return mark_of(process); }
 
 void release_mark(const call_mark& mark) {
   if (mark.span == outer_span) outer_slots.give_back((mark.value >> outer_shift) & outer_calls);
