@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -36,12 +37,13 @@ isolate registered_handle(std::shared_ptr<isolate_core> core) {
   return isolate_lease::handle(std::move(lease));
 }
 
-/// Asks for what always has an answer.
+/// Asks for what always has an answer. `limits`: null where the isolate's own code decides how long that takes.
 template <class... Values>
-void ask_for(const std::shared_ptr<isolate_core>& core, const std::vector<std::byte>& request, Values&... values) {
+void ask_for(const std::shared_ptr<isolate_core>& core, const std::shared_ptr<const settings>& limits,
+             const std::vector<std::byte>& request, Values&... values) {
   isolate_core::turn turn(core);
   turn.await();
-  const auto answered = core->ask(request, nullptr);
+  const auto answered = core->ask(request, limits.get());
   if (answered.how != isolate_core::reply::state::came) throw core->died();
   input_archive in(answered.bytes.data(), answered.bytes.size());
   try {
@@ -50,6 +52,7 @@ void ask_for(const std::shared_ptr<isolate_core>& core, const std::vector<std::b
       in(why);
       throw LoadError(why);
     }
+    if (answered.kind == frame_kind::out_of_memory) throw std::bad_alloc();
     if (answered.kind == frame_kind::exception) std::rethrow_exception(read_exception(in).error);
     if (answered.kind != frame_kind::value) throw wire_error("no value");
     (in(values), ...);
@@ -164,7 +167,7 @@ isolate isolate::clone() const {
 
 int isolate::exec(const std::string& library, const std::string& symbol) {
   int result = 0;
-  detail::ask_for(detail::core_of(*lease_, "exec"), make_frame(frame_kind::load, library, symbol), result);
+  detail::ask_for(detail::core_of(*lease_, "exec"), nullptr, make_frame(frame_kind::load, library, symbol), result);
   return result;
 }
 
@@ -204,7 +207,7 @@ void isolate::set_packed(std::vector<std::pair<std::string, detail::named_value>
   detail::output_archive out(sink, sink.first());
   out(static_cast<std::uint32_t>(values.size()));
   for (const auto& [name, value] : values) out(name, value.type, value.bytes);
-  detail::ask_for(detail::core_of(*lease_, "set"), sink.take(frame_kind::set, out));
+  detail::ask_for(detail::core_of(*lease_, "set"), detail::patience(), sink.take(frame_kind::set, out));
 }
 
 std::optional<detail::named_value> isolate::get_packed(const std::string& name) const {
@@ -215,7 +218,7 @@ std::optional<detail::named_value> isolate::get_packed(const std::string& name) 
     return found == names.end() ? std::nullopt : std::optional(found->second);
   }
   std::optional<detail::named_value> found;
-  detail::ask_for(detail::core_of(*lease_, "get"), make_frame(frame_kind::get, name), found);
+  detail::ask_for(detail::core_of(*lease_, "get"), detail::patience(), make_frame(frame_kind::get, name), found);
   return found;
 }
 
@@ -227,7 +230,7 @@ void isolate::check_type(const std::string& name, const detail::named_value& fou
 std::vector<std::string> isolate::names() const {
   std::vector<std::string> all;
   if (lease_->core) {
-    detail::ask_for(detail::core_of(*lease_, "names"), make_frame(frame_kind::names), all);
+    detail::ask_for(detail::core_of(*lease_, "names"), detail::patience(), make_frame(frame_kind::names), all);
   } else {
     const std::lock_guard lock(detail::library_mutex);
     for (const auto& entry : detail::here().names) all.push_back(entry.first);
@@ -241,13 +244,13 @@ bool isolate::erase(const std::string& name) {
     return detail::here().names.erase(name) > 0;
   }
   bool erased = false;
-  detail::ask_for(detail::core_of(*lease_, "erase"), make_frame(frame_kind::erase, name), erased);
+  detail::ask_for(detail::core_of(*lease_, "erase"), detail::patience(), make_frame(frame_kind::erase, name), erased);
   return erased;
 }
 
 void isolate::reset_main() {
   if (lease_->core) {
-    detail::ask_for(detail::core_of(*lease_, "reset_main"), make_frame(frame_kind::reset_names));
+    detail::ask_for(detail::core_of(*lease_, "reset_main"), detail::patience(), make_frame(frame_kind::reset_names));
   } else {
     const std::lock_guard lock(detail::library_mutex);
     detail::here().names.clear();

@@ -32,6 +32,13 @@ options limits_of(const isolate_options& wanted) {
 
 }  // namespace
 
+std::shared_ptr<const settings> patience() {
+  options limits;
+  limits.wall_time = 1min;
+  limits.warnings = false;
+  return validate(std::move(limits));
+}
+
 isolate_core::isolate_core(std::int64_t id, isolate_options wanted)
     : id_(id), options_(std::move(wanted)), limits_(validate(limits_of(options_))), streams_(options_) {
   isolate_task task(id_, options_.name, isolate_task::state::fresh);
@@ -183,7 +190,7 @@ void isolate_core::restart() {
   watch_end();
   if (captured) {
     const int ends[] = {captured->write_out.get(), captured->write_err.get()};
-    static_cast<void>(ask_for_certain(make_frame(frame_kind::redirect), nullptr, ends));
+    static_cast<void>(ask_for_certain(make_frame(frame_kind::redirect), patience().get(), ends));
   }
 }
 
@@ -234,7 +241,7 @@ void isolate_core::begin_capture(std::shared_ptr<output_capture> capture) {
     capture_ = capture;
   }
   const int ends[] = {capture->write_out.get(), capture->write_err.get()};
-  const reply answered = ask_for_certain(make_frame(frame_kind::redirect), nullptr, ends);
+  const reply answered = ask_for_certain(make_frame(frame_kind::redirect), patience().get(), ends);
   if (answered.how == reply::state::came && answered.kind == frame_kind::value) return;
   {
     const std::lock_guard lock(mutex_);
@@ -273,7 +280,7 @@ void isolate_core::give_back_output() {
     capture = std::exchange(capture_, nullptr);
     std::erase_if(lingering_, [](const auto& old) { return old->reader->is_at_end(); });
   }
-  static_cast<void>(ask_for_certain(make_frame(frame_kind::give_back), nullptr, {}));
+  static_cast<void>(ask_for_certain(make_frame(frame_kind::give_back), patience().get(), {}));
   // What the isolate has started meanwhile may still write, and would die if nobody read.
   capture->write_out = platform::call_fd();
   capture->write_err = platform::call_fd();

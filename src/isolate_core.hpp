@@ -32,6 +32,9 @@ namespace pynisher::detail {
 
 class waiting_copy;
 
+/// For what an isolate does at once, unless it does not mean to: it is ended when it has not answered for a minute.
+std::shared_ptr<const settings> patience();
+
 class isolate_core {
  public:
   isolate_core(std::int64_t id, isolate_options wanted);

@@ -13,6 +13,7 @@
 #include "child_main.hpp"
 #include "fork_safe_mutex.hpp"
 #include "platform/contract.hpp"
+#include "supervised_call.hpp"
 
 namespace pynisher::detail {
 
@@ -71,8 +72,13 @@ void forget_detached_isolate(std::int64_t id, int generation) noexcept {
   }
   // Elsewhere: a callback for its output may be at work, and this is the thread that watches all calls.
   try {
-    std::thread([dead = std::move(dead)] {}).detach();
+    own_threads.fetch_add(1);
+    std::thread([dead = std::move(dead)]() mutable {
+      dead.reset();
+      own_threads.fetch_sub(1);
+    }).detach();
   } catch (const std::exception&) {
+    own_threads.fetch_sub(1);
   }
 }
 

@@ -18,6 +18,11 @@ template <class R>
 class outcome;
 class PynisherException;
 class ExecutionFailed;
+class isolate;
+struct isolate_options;
+class output;
+class capture_output;
+struct capture_options;
 struct exception_info;
 struct progress_options;
 class progress_callback;

@@ -77,7 +77,8 @@ struct isolate_options {
   /// For the isolate's whole life. `wall_time` and `cpu_time` too: what is meant for one call is given to that call.
   options limits{};
   start_method context = start_method::automatic;
-  /// A second call at the same time waits for its turn; without, it is an `IsolateError`.
+  /// A second call at the same time waits for its turn, in the order in which they came, and its limits count from then
+  /// on; without, it is an `IsolateError`.
   bool queued = false;
   /// Where its standard output and its standard error go; the program's own unless said otherwise.
   output out{};
