@@ -224,6 +224,29 @@ TEST_P(IsolateLife, ADetachedOneMayBeReset) {
   all[1].close();
 }
 
+TEST_P(IsolateLife, WhatAnIsolateHasMadeEndsWithItWhoeverDiesFirst) {
+  SKIP_UNLESS_SUPPORTED("kill_tree");
+  support::process_log log;
+  const auto make_inner = [](const std::string& path) {
+    static std::vector<isolate> inner;
+    static std::vector<pynisher::call<void>> calls;
+    inner.push_back(isolate::create({.limits = {.warnings = false}}));
+    inner.back().detach();
+    calls.push_back(inner.back().start(support::log_and_sleep, path));
+  };
+  isolate first = make();
+  first.call(make_inner, log.path());
+  support::await_logged(log.path(), 1);
+  ::kill(static_cast<pid_t>(first.pid()), SIGKILL);
+  EXPECT_TRUE(first.wait_for(1h));
+  EXPECT_THAT(log.survivors(), testing::IsEmpty());
+  isolate second = make();
+  second.call(make_inner, log.path());
+  support::await_logged(log.path(), 2);
+  second.close();
+  EXPECT_THAT(log.survivors(), testing::IsEmpty());
+}
+
 // --- ids ----------------------------------------------------------------------------------------------------------
 
 std::vector<std::int64_t> make_three() {
