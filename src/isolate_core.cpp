@@ -51,6 +51,9 @@ isolate_core::isolate_core(std::int64_t id, const isolate_core& original, waitin
   isolate_task task(id_, options_.name, isolate_task::state::inherited);
   install(start_process(task, limits_->of_a_copy(), &process));
   watch_end();
+  // Until it has begun it counts among what the original has started, and would end with it.
+  const reply begun = ask_for_certain(make_frame(frame_kind::names), patience().get(), {});
+  if (begun.how != reply::state::came) throw died();
 }
 
 std::string isolate_core::text() const {
