@@ -327,7 +327,7 @@ TEST_P(Hostile, NoFunctionPassesForOneThatDidNotBegin) {
                   [] {
                     for (const auto& limits : {unlimited(), with({.memory = 64_MiB, .cpu_time = 10s})}) {
                       const auto call = limit(claim_a_failed_start, limits);
-                      for (const std::uint64_t number : {0, 1}) {
+                      for (const std::uint64_t number : {std::uint64_t{0}, std::uint64_t{1}}) {
                         const auto result = call.try_call(number);
                         expect_verdict(result, {verdict::exited});
                       }
@@ -358,7 +358,7 @@ void take_unmeasured(std::uint32_t ready, bool shared) {
 
 TEST_P(Hostile, NoFunctionHasASayInWhenItIsMeasured) {
   SKIP_UNLESS_SUPPORTED("memory");
-  for (const std::uint32_t ready : {0, 1, 2}) {
+  for (const std::uint32_t ready : {0u, 1u, 2u}) {
     for (const bool shared : {false, true}) {
       EXPECT_THAT(on_a_victim(
                       [ready, shared] {

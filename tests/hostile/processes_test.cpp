@@ -69,7 +69,7 @@ TEST_P(AnotherProgram, InTheMiddleEndsTheCallAsItEnds) {
   // One that does end has all the time that it needs.
   const auto time = what.expected == verdict::wall_timeout ? 1s : 60s;
   EXPECT_THAT(on_a_victim(
-                  [what = what, limits = by(method, {.wall_time = time})] {
+                  [what, limits = by(method, {.wall_time = time})] {
                     const auto result = limit(execute, limits).try_call(what.script);
                     expect_verdict(result, {what.expected});
                     try {
@@ -287,7 +287,7 @@ TEST_P(Escapes, OutOfTheTreeDoNotOutliveTheCall) {
   const auto [method, how, ends] = GetParam();
   support::process_log log;
   EXPECT_THAT(on_a_victim(
-                  [method = method, how = how, ends = ends, path = log.path()] {
+                  [method, how, ends, path = log.path()] {
                     // The one that never ends is cancelled when the other has fled.
                     std::stop_source stop;
                     std::jthread canceller([&] {
@@ -345,7 +345,7 @@ class DeathWatch : public ::testing::TestWithParam<std::tuple<pynisher::start_me
 TEST_P(DeathWatch, AttackedByTheFunctionDoesNotHarmTheParent) {
   const auto [method, signal] = GetParam();
   EXPECT_THAT(on_a_victim(
-                  [method = method, signal = signal] {
+                  [method, signal] {
                     for (int i = 0; i < 3; ++i) {
                       const auto result = limit(attack_the_watch, by(method)).try_call(signal);
                       expect_verdict(result, {verdict::returned});
