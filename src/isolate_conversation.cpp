@@ -5,8 +5,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 #include <iterator>
 #include <new>
+#include <string>
+
+#include <fmt/format.h>
 
 #include "descriptor_passing.hpp"
 
@@ -15,6 +19,19 @@ namespace pynisher::detail {
 using platform::clock;
 using namespace std::chrono_literals;
 using state = isolate_core::reply::state;
+
+namespace {
+
+bool is_asleep(std::int64_t process) {
+  std::ifstream file(fmt::format("/proc/{}/stat", process));
+  std::string text;
+  std::getline(file, text);
+  // The name may hold anything.
+  const std::size_t at = text.rfind(") ");
+  return at != std::string::npos && at + 2 < text.size() && (text[at + 2] == 'S' || text[at + 2] == 'T');
+}
+
+}  // namespace
 
 conversation::conversation(int socket, const platform::doorbell& ended, call_in_flight& process, const settings* limits)
     : socket_(socket), ended_(ended), process_(process), limits_(limits) {
@@ -82,12 +99,18 @@ pynisher::usage conversation::usage() const {
   return used;
 }
 
-/// A process's descriptors are closed a moment before its end is told.
+/// A process's descriptors are closed a moment before its end is told; on a machine that has no time for it, a long
+/// one. One that sleeps is not about to end.
 state conversation::hung_up() {
-  const auto patience = clock::now() + 1s;
-  while (!has_ended_) {
-    if (const state now = wait(0, patience); now != state::came) return now;
-    if (!has_ended_ && clock::now() >= patience) return state::hung_up;
+  constexpr int quiet_looks = 4;
+  const auto last_look = clock::now() + 10s;
+  for (int quiet = 0; !has_ended_;) {
+    const auto look_at = clock::now() + 250ms;
+    while (!has_ended_ && clock::now() < look_at) {
+      if (const state now = wait(0, look_at); now != state::came) return now;
+    }
+    quiet = is_asleep(process_.pid()) ? quiet + 1 : 0;
+    if (!has_ended_ && (quiet == quiet_looks || clock::now() >= last_look)) return state::hung_up;
   }
   return state::died;
 }
