@@ -100,7 +100,7 @@ class order_bytes {
 
 }  // namespace
 
-void follow_order(int region_file, int doorbell, int order_file, int conversation, platform::parentage parentage) {
+[[gnu::hot]] void follow_order(int region_file, int doorbell, int order_file, int conversation, platform::parentage parentage) {
   auto* region = map_received_region(region_file);
   if (region == nullptr) platform::leave(1);
   ::close(region_file);
@@ -157,7 +157,8 @@ void follow_order(int region_file, int doorbell, int order_file, int conversatio
   platform::set_up_child(plan, static_cast<pid_t>(program));
   pthread_sigmask(SIG_SETMASK, &mask, nullptr);
   errno = 0;
-  run_in_child(*task, *region, plan);
+  reply_tools reply(*region, doorbell);
+  run_in_child(*task, reply, plan);
 }
 
 }  // namespace pynisher::detail

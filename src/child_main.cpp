@@ -16,6 +16,7 @@
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
 #include "platform/contract.hpp"
+#include "platform/forked_page.hpp"
 
 namespace pynisher::detail {
 
@@ -25,17 +26,7 @@ namespace {
 constexpr std::size_t emergency_size = std::size_t{64} << 10;
 std::atomic<void*> emergency_memory{nullptr};
 
-/// The one call that this process exists for.
-struct {
-  pid_t pid = 0;
-  reply_region* region = nullptr;
-  reply_writer* writer = nullptr;
-  output_archive* archive = nullptr;
-  std::terminate_handler terminate_before = nullptr;
-  std::atomic<pid_t> replying_thread{0};
-  bool is_prepared = false;
-  int conversation = -1;
-} call;
+constexpr platform::call_of_child& call = platform::on_forked_page.call;
 
 /// The function may fork; what it forks inherits our handlers, but is not the child.
 bool is_the_child() { return platform::process_number() == call.pid; }
@@ -132,7 +123,7 @@ void on_quick_exit_called(int code) {
 
 }  // namespace
 
-void flush_output() {
+[[gnu::hot]] void flush_output() {
   platform::flush_iostreams();
   platform::flush_all_stdio();
 }
@@ -152,36 +143,59 @@ void prepare_for_children() {
   }
 }
 
-void begin_reply() {
+[[gnu::hot]] void begin_reply() {
   if (!is_the_child()) platform::leave(0);
   claim_reply();
 }
 
-[[gnu::hot]] void prepare_to_run() noexcept {
+namespace {
+
+void catch_terminate() noexcept {
+  call.terminate_of_parent = std::set_terminate(on_terminate);
+  // A call within a call, or a copy of a child, finds our own, and has inherited what was there before that.
+  if (call.terminate_of_parent != on_terminate) call.terminate_before = call.terminate_of_parent;
+}
+
+}  // namespace
+
+void prepare_to_run() noexcept {
   call.is_prepared = true;
-  // A copy of a child has it already, and must not find itself behind it.
-  if (const auto before = std::set_terminate(on_terminate); before != on_terminate) call.terminate_before = before;
+  catch_terminate();
   platform::catch_exits(on_exit_called, on_quick_exit_called);
 }
 
-[[gnu::hot]] void run_in_child(child_task& task, reply_region& region, const platform::child_plan& plan) noexcept {
-  reply_writer writer(region, plan.doorbell);
-  output_archive archive(writer, writer.first());
+void prepare_next_child() noexcept {
+  if (!platform::catch_exits_of_next_child(on_exit_called, on_quick_exit_called)) return;
+  call.is_prepared = true;
+  catch_terminate();
+}
+
+void undo_prepare_next_child() noexcept {
+  if (!call.is_prepared) return;
+  call.is_prepared = false;
+  platform::catch_no_exits();
+  const std::terminate_handler now = std::set_terminate(call.terminate_of_parent);
+  // Another thread has set it meanwhile.
+  if (now != on_terminate) std::set_terminate(now);
+}
+
+[[gnu::hot]] void run_in_child(child_task& task, reply_tools& reply, const platform::child_plan& plan) noexcept {
   call.pid = platform::process_number();
-  call.region = &region;
-  call.writer = &writer;
-  call.archive = &archive;
+  call.region = plan.region;
+  call.writer = &reply.writer;
+  call.archive = &reply.archive;
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
   if (!call.is_prepared) prepare_to_run();
+  ++call.generation;
   // What the function starts is no such child.
   call.is_prepared = false;
 
   try {
-    task.run(archive);
+    task.run(reply.archive);
     flush_output();
     platform::note_usage(*call.region);
-    writer.commit(reply_kind::value, 0, archive);
+    reply.writer.commit(reply_kind::value, 0, reply.archive);
   } catch (abi::__forced_unwind&) {
     // pthread_exit in the only thread that the caller knows of.
     flush_output();

@@ -12,9 +12,19 @@ void prepare_for_children();
 
 /// In a child that waits for its call: does now what every call would do first.
 void prepare_to_run() noexcept;
+/// In the parent before the fork: the same for the child; and after the fork, its undoing.
+void prepare_next_child() noexcept;
+void undo_prepare_next_child() noexcept;
+
+/// What the child replies with. Made before a fork: making it needs a page of constants that a child has not got yet.
+struct reply_tools {
+  reply_writer writer;
+  output_archive archive;
+  reply_tools(reply_region& region, int doorbell) : writer(region, doorbell), archive(writer, writer.first()) {}
+};
 
 /// In the child, after its set-up: runs the task, sends what comes of it, leaves.
-[[noreturn]] void run_in_child(child_task& task, reply_region& region, const platform::child_plan& plan) noexcept;
+[[noreturn]] void run_in_child(child_task& task, reply_tools& reply, const platform::child_plan& plan) noexcept;
 
 /// In the child, and in whatever it forks.
 bool is_within_call() noexcept;

@@ -37,9 +37,9 @@ class fork_safe_mutex {
 
 /// Guards what the library keeps for the whole program: warning sink, SIGINT handler, death watch, texts that are kept.
 /// Never held while calling the application.
-extern fork_safe_mutex library_mutex;
+extern fork_safe_mutex& library_mutex;
 
 /// Held while a call's child is forked. `library_mutex` may be locked while it is held, not the other way round.
-extern fork_safe_mutex fork_mutex;
+extern fork_safe_mutex& fork_mutex;
 
 }  // namespace pynisher::detail

@@ -134,7 +134,7 @@ void settings::send(output_archive& out) const {
       count(wall_time_), method_);
 }
 
-settings settings::received(input_archive& in) {
+[[gnu::hot]] settings settings::received(input_archive& in) {
   settings sent{options()};
   std::uint64_t memory = 0;
   std::int64_t cpu_time = 0, wall_time = 0;

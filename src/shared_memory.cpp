@@ -33,9 +33,9 @@ boost::interprocess::mapped_region mapped(int file) {
 
 reply_region* map_received_region(int file) {
   try {
-    // For as long as the process, or until a copy of it gets its own: the copy has not got this memory.
-    static boost::interprocess::mapped_region* memory = nullptr;
-    memory = new boost::interprocess::mapped_region(mapped(file));
+    // For as long as the process, or until a copy of it gets its own: the copy has not got this memory. Not even known by a
+    // static, whose page would be one more to copy.
+    auto* const memory = new boost::interprocess::mapped_region(mapped(file));
     if (platform::keep_from_children(memory->get_address(), reply_region::size) < 0) return nullptr;
     return static_cast<reply_region*>(memory->get_address());
   } catch (const boost::interprocess::interprocess_exception&) {

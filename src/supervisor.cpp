@@ -315,12 +315,13 @@ bool supervised_call::make_bounds() {
 
 [[gnu::hot]] bool supervised_call::start_copy(child_task& task, const sigset_t* mask) {
   plan_.signal_mask = mask;
+  reply_tools reply(region_.get(), plan_.doorbell);
+  plan_.before_fork = prepare_next_child;
+  plan_.undo_in_parent = undo_prepare_next_child;
   plan_.started = clock::now();
   auto forked = platform::fork_child(plan_);
-  if (forked.where == platform::fork_result::side::child) run_in_child(task, region_.get(), plan_);
-  if (!took(std::move(forked), "fork")) return false;
-  reply_region_owner::prepare_next(false);
-  return true;
+  if (forked.where == platform::fork_result::side::child) run_in_child(task, reply, plan_);
+  return took(std::move(forked), "fork");
 }
 
 bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const child_extras& extras) {
@@ -369,11 +370,7 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const
     failed_ = {started.failed, started.error};
     return false;
   }
-  if (!took(platform::watch_started_child(started.pid, platform::call_fd(started.process)), "watch the child")) {
-    return false;
-  }
-  reply_region_owner::prepare_next(true);
-  return true;
+  return took(platform::watch_started_child(started.pid, platform::call_fd(started.process)), "watch the child");
 }
 
 bool supervised_call::took(platform::fork_result started, const char* stage) {
@@ -405,10 +402,16 @@ bool supervised_call::begin() {
     return false;
   }
   // A child that was started afresh has not taken its arguments yet, and says when it has.
-  if (plan_.measures_growth && plan_.parentage == platform::parentage::fresh) return true;
-  has_let_go_ = platform::let_go(child_, plan_);
-  if (!has_let_go_) cannot_begin("measure the child", errno);
-  return has_let_go_;
+  if (!plan_.measures_growth || plan_.parentage != platform::parentage::fresh) {
+    has_let_go_ = platform::let_go(child_, plan_);
+    if (!has_let_go_) {
+      cannot_begin("measure the child", errno);
+      return false;
+    }
+  }
+  // While the child is at it.
+  reply_region_owner::prepare_next(limits_.method() != start_method::fork);
+  return true;
 }
 
 void supervised_call::cannot_begin(const char* stage, int error) {

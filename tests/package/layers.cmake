@@ -12,7 +12,7 @@ layer(words
   include/pynisher/fwd.hpp
   include/pynisher/units.hpp
   include/pynisher/version.hpp
-  src/fork_safe_mutex.*)
+  src/fork_safe_mutex.hpp)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
   include/pynisher/exceptions.hpp
@@ -46,6 +46,7 @@ layer(plan
 # What the operating system does for us, and the memory that two processes share.
 layer(platform
   src/archive.cpp
+  src/fork_safe_mutex.cpp
   src/platform/*
   src/reply_bytes.cpp
   src/reply_region.*

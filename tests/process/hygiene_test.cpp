@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -142,6 +143,33 @@ TEST_P(Hygiene, NoExitHandlerAndNoDestructorOfAStaticRunsInTheChild) {
     EXPECT_THAT(said.out, ::testing::Eq("parent;atexit;static;"))
         << support::name_of(how);
   }
+}
+
+// What an earlier call has left behind must not stand before them.
+TEST_P(Hygiene, NorDoesOneThatWasRegisteredAfterAnEarlierCall) {
+  for (const auto how : {support::ending::returns, support::ending::calls_exit, support::ending::calls_quick_exit}) {
+    const auto options = unlimited();
+    const auto said = run_in_helper([&]() -> int {
+      for (int i = 0; i < 3; ++i) limit([] {}, options)();
+      std::atexit([] { [[maybe_unused]] const ssize_t n = ::write(1, "atexit;", 7); });
+      std::at_quick_exit([] { [[maybe_unused]] const ssize_t n = ::write(1, "quick;", 6); });
+      (void)limit(support::end_by, options).try_call(how);
+      [[maybe_unused]] const ssize_t n = ::write(1, "parent;", 7);
+      how == support::ending::calls_quick_exit ? std::quick_exit(0) : std::exit(0);
+    });
+    EXPECT_EQ(said.out, how == support::ending::calls_quick_exit ? "parent;quick;" : "parent;atexit;")
+        << support::name_of(how);
+  }
+}
+
+TEST_P(Hygiene, TheTerminateHandlerIsTheProgramsOwnAfterACall) {
+  const std::terminate_handler before = std::get_terminate();
+  limit([] {}, unlimited())();
+  EXPECT_EQ(std::get_terminate(), before);
+  const std::terminate_handler own = [] { std::abort(); };
+  std::set_terminate(own);
+  limit([] {}, unlimited())();
+  EXPECT_EQ(std::set_terminate(before), own);
 }
 
 TEST_P(Hygiene, LocalObjectsOfTheFunctionAreDestroyed) {

@@ -4,6 +4,8 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
+#include <exception>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -52,6 +54,58 @@ TEST_P(Nested, FiveLevelsDeep) {
     int operator()(int levels) const { return levels == 0 ? 1 : 1 + limit(*this, options)(levels - 1); }
   };
   EXPECT_EQ(limit(tower{unlimited()}, unlimited())(5), 6);
+}
+
+// --- leaving by another way than by returning ------------------------------------------------------------------
+
+// The inner call is started and over before; what it took along for its own end is not the outer one's.
+TEST_P(Nested, AFunctionMayCallExitAfterACallOfItsOwn) {
+  ONLY_BY_FORK("its callable has captures");
+  const auto options = unlimited();
+  const auto exits = limit(
+      [options](bool quickly) {
+        limit([] {}, options)();
+        quickly ? std::quick_exit(8) : std::exit(7);
+      },
+      options);
+  for (const bool quickly : {false, true}) {
+    const auto ended = exits.try_call(quickly);
+    EXPECT_THAT(ended, EndedAs(verdict::exited));
+    try {
+      ended.value();
+      ADD_FAILURE() << "it returned";
+    } catch (const pynisher::ExitException& e) {
+      EXPECT_EQ(e.exit_code(), quickly ? 8 : 7);
+    }
+  }
+}
+
+TEST_P(Nested, AnInnerFunctionMayCallExit) {
+  ONLY_BY_FORK("its callable has captures");
+  const auto options = unlimited();
+  const auto call = limit(
+      [options] {
+        const auto inner = limit([] { std::exit(5); }, options);
+        return inner.try_call().verdict() == verdict::exited && inner.try_call().verdict() == verdict::exited;
+      },
+      options);
+  EXPECT_TRUE(call());
+}
+
+// The handler of the outer call is not what stood before that of the inner one.
+TEST_P(Nested, TerminateWithoutAnExceptionIsAnAbortAtEveryLevel) {
+  ONLY_BY_FORK("its callable has captures");
+  const auto options = unlimited();
+  const auto signal_of = [](const auto& ended) {
+    try {
+      ended.value();
+    } catch (const pynisher::SignalException& e) {
+      return e.signal();
+    }
+    return 0;
+  };
+  const auto inner_signal = limit([=] { return signal_of(limit([] { std::terminate(); }, options).try_call()); }, options);
+  EXPECT_EQ(inner_signal(), SIGABRT);
 }
 
 // --- tighter inside: the inner call breaks its limit, the outer one goes on

@@ -18,6 +18,7 @@
 
 #include "../../settings.hpp"
 #include "../contract.hpp"
+#include "../forked_page.hpp"
 #include "../posix/interrupts.hpp"
 #include "program_title.hpp"
 #include "raw_syscall.hpp"
@@ -44,17 +45,9 @@ struct kernel_rlimit {
 constexpr std::uint32_t crash_signals = 1u << SIGSEGV | 1u << SIGBUS | 1u << SIGABRT | 1u << SIGILL | 1u << SIGTRAP |
                                         1u << SIGFPE | 1u << SIGSYS;
 
-/// Set once per child; what crash handlers and nested calls need to know of the call around them.
-struct alignas(2048) {
-  struct sigaction before_crash[std::popcount(crash_signals)];
-  long pid = 0;
-  detail::reply_region* region = nullptr;
-  bool ends_descendants = false;
-  bool is_fresh = false;
-  bool is_prepared = false;
-  std::optional<std::chrono::nanoseconds> cpu_limit;
-  bool has_memory_limit = false;
-} surrounding;
+static_assert(std::popcount(crash_signals) == surrounding_call::crash_signals);
+
+constexpr surrounding_call& surrounding = on_forked_page.surrounding;
 
 [[noreturn]] void give_up(start_stage stage, long error) noexcept {
   // One that was started afresh may not have it yet.
@@ -88,8 +81,9 @@ void belong_to_call(const call_mark& mark) noexcept {
 }
 
 void empty_standard_input() noexcept {
-  // On the stack: in a fresh child each further page that is touched costs as much as several system calls.
-  const char null_device[] = {'/', 'd', 'e', 'v', '/', 'n', 'u', 'l', 'l', '\0'};
+  // Made on the stack: in a fresh child each further page that is touched costs as much as several system calls.
+  volatile char made[] = {'/', 'd', 'e', 'v', '/', 'n', 'u', 'l', 'l', '\0'};
+  const char* const null_device = const_cast<const char*>(made);
   long fd = raw::call(SYS_openat, AT_FDCWD, null_device, O_RDONLY, 0);
   if (fd < 0) {
     // A chroot without /dev: a pipe that nobody writes to is as empty.
@@ -190,7 +184,7 @@ void note_crash(int signal, siginfo_t* info, void* context) {
 }
 
 /// Negative: the error number. It may be done again then.
-long watch_for_crashes() noexcept {
+[[gnu::hot]] long watch_for_crashes() noexcept {
   const stack_t stack{crash_stack, 0, sizeof crash_stack};
   if (const long failed = raw::call(SYS_sigaltstack, &stack, nullptr); failed < 0) return failed;
   struct sigaction action {};
@@ -355,7 +349,7 @@ void prepare_set_up() noexcept {
   if (raw::call(SYS_unshare, CLONE_THREAD) == 0) surrounding.region->orderly.store(1, std::memory_order_release);
 }
 
-void note_usage(detail::reply_region& region) noexcept {
+[[gnu::hot]] void note_usage(detail::reply_region& region) noexcept {
   const auto nanoseconds = [](const timeval& time) {
     return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(time.tv_usec) * 1000;
   };
@@ -400,16 +394,16 @@ std::string shown_name() {
 
 void show_as_thread(const std::string& name) noexcept { raw::call(SYS_prctl, PR_SET_NAME, name.c_str()); }
 
-pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
+[[gnu::hot]] pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
 
-pid_t thread_number() noexcept { return static_cast<pid_t>(raw::call(SYS_gettid)); }
+[[gnu::hot]] pid_t thread_number() noexcept { return static_cast<pid_t>(raw::call(SYS_gettid)); }
 
-void leave(int code) noexcept {
+[[gnu::hot]] void leave(int code) noexcept {
   raw::call(SYS_exit_group, code);
   __builtin_unreachable();
 }
 
-void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept {
+[[gnu::hot]] void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexcept {
   constexpr int futex_wait = 0;
   raw::call(SYS_futex, &word, futex_wait, seen, nullptr, nullptr, 0);
 }

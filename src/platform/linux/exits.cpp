@@ -2,40 +2,72 @@
 
 #include <stdlib.h>
 
-#include "../contract.hpp"
+#include <cstdint>
 
-#if defined(__GLIBC__)
-extern "C" int __cxa_at_quick_exit(void (*)(void*), void*);
-#endif
+#include "../contract.hpp"
+#include "../forked_page.hpp"
+
+extern "C" {
+// Exported by glibc, which gives the handlers a second argument, the exit code, that their types do not tell.
+int __cxa_atexit(void (*)(void*), void*, void*);
+int __cxa_at_quick_exit(void (*)(void*), void*);
+void __cxa_finalize(void*);
+// There in programs that were built with a sanitizer. They put handlers of their own in the place of those.
+[[gnu::weak]] void __asan_init();
+[[gnu::weak]] void __tsan_init();
+[[gnu::weak]] void __msan_init();
+}
 
 namespace pynisher::platform {
 
 namespace {
 
-void (*called_at_exit)(int) = nullptr;
-void (*called_at_quick_exit)(int) = nullptr;
+using handler = void (*)(void*);
 
-void on_exit(int code, void* /*unused*/) { called_at_exit(code); }
+handler as_handler(void (*function)(void*, int)) {
+  return reinterpret_cast<handler>(reinterpret_cast<void (*)()>(function));
+}
+
+void on_exit(int code, void* /*unused*/) { on_forked_page.call.at_exit(code); }
+
+/// Taking a handler back calls it.
+void on_exit_of_generation(void* generation, int code) {
+  const call_of_child& call = on_forked_page.call;
+  if (reinterpret_cast<std::uintptr_t>(generation) == call.generation) call.at_exit(code);
+}
+
+void on_quick_exit(void* /*unused*/, int code) { on_forked_page.call.at_quick_exit(code); }
+
+/// Who has registered a handler, so that it can be taken back. A child and those that it forks differ.
+char owners[2];
+void* owner_of(std::uintptr_t generation) { return &owners[generation % 2]; }
 
 // By pointers, which are bound when the program is loaded; a lazily bound call is dear in every new child.
-int (*const volatile register_at_exit)(void (*)(int, void*), void*) = ::on_exit;
-
-#if defined(__GLIBC__)
-void on_quick_exit(void* /*unused*/, int code) { called_at_quick_exit(code); }
-
-int (*const volatile register_at_quick_exit)(void (*)(void*), void*) = ::__cxa_at_quick_exit;
-#endif
+int (*const volatile register_on_exit)(void (*)(int, void*), void*) = ::on_exit;
+int (*const volatile register_at_quick_exit)(handler, void*) = ::__cxa_at_quick_exit;
 
 }  // namespace
 
-[[gnu::hot]] void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept {
-  called_at_exit = at_exit;
-  called_at_quick_exit = at_quick_exit;
-  register_at_exit(on_exit, nullptr);
-#if defined(__GLIBC__)
-  // glibc calls these with a second argument, the exit code, which the type of at_quick_exit does not tell.
-  register_at_quick_exit(reinterpret_cast<void (*)(void*)>(reinterpret_cast<void (*)()>(on_quick_exit)), nullptr);
-#endif
+void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept {
+  on_forked_page.call.at_exit = at_exit;
+  on_forked_page.call.at_quick_exit = at_quick_exit;
+  register_on_exit(on_exit, nullptr);
+  register_at_quick_exit(as_handler(on_quick_exit), nullptr);
 }
+
+bool catch_exits_of_next_child(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept {
+  if (__asan_init != nullptr || __tsan_init != nullptr || __msan_init != nullptr) return false;
+  call_of_child& call = on_forked_page.call;
+  const std::uintptr_t next = call.generation + 1;
+  call.at_exit = at_exit;
+  call.at_quick_exit = at_quick_exit;
+  const bool fine =
+      ::__cxa_atexit(as_handler(on_exit_of_generation), reinterpret_cast<void*>(next), owner_of(next)) == 0 &&
+      register_at_quick_exit(as_handler(on_quick_exit), owner_of(next)) == 0;
+  if (!fine) catch_no_exits();
+  return fine;
+}
+
+void catch_no_exits() noexcept { ::__cxa_finalize(owner_of(on_forked_page.call.generation + 1)); }
 
 }  // namespace pynisher::platform

@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cstdio>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <thread>
 
 #include "../contract.hpp"
@@ -108,14 +110,25 @@ std::string why_not(feature what) {
 
 mapped_memory mapped(pid_t process) {
   char path[32] = "/proc/self/statm";
-  if (process != 0) std::snprintf(path, sizeof path, "/proc/%d/statm", static_cast<int>(process));
+  if (process != 0) {
+    constexpr std::string_view file = "/statm";
+    char* const end = std::to_chars(path + 6, path + 20, process).ptr;
+    *std::copy(file.begin(), file.end(), end) = '\0';
+  }
   const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
   char text[128];
-  const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
-  if (got <= 0) return {};
-  text[got] = '\0';
-  unsigned long long total = 0, resident = 0, shared = 0, data = 0;
-  if (std::sscanf(text, "%llu %llu %llu %*u %*u %llu", &total, &resident, &shared, &data) != 4) return {};
+  const ssize_t got = file ? ::read(file.get(), text, sizeof text) : -1;
+  // Not by snprintf and sscanf, which write to more of the stack than all else here: pages that a fork has made shared.
+  constexpr std::size_t fields = 6;
+  std::uint64_t numbers[fields] = {};
+  const char* at = text;
+  const char* const end = text + std::max<ssize_t>(got, 0);
+  for (std::uint64_t& number : numbers) {
+    const auto [after, error] = std::from_chars(at, end, number);
+    if (error != std::errc() || after == end) return {};
+    at = after + 1;
+  }
+  const std::uint64_t total = numbers[0], resident = numbers[1], shared = numbers[2], data = numbers[5];
   const auto page = static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE));
   // The kernel adds the main stack, which no limit on private memory counts; what that has at least is taken off again.
   constexpr std::uint64_t smallest_stack = 132 << 10;

@@ -25,6 +25,7 @@
 
 #include "../../fork_safe_mutex.hpp"
 #include "../contract.hpp"
+#include "../forked_page.hpp"
 #include "raw_syscall.hpp"
 #include "tree.hpp"
 
@@ -159,36 +160,31 @@ unique_fd::~unique_fd() {
 
 namespace {
 
-/// The descriptors of all calls in flight, for their children to close. More than fit are inherited: harmless, but not
-/// theirs.
-constexpr std::size_t most_listed = 8192;
-std::atomic<int> listed[most_listed];  // plus one: zero is an empty place
-std::atomic<std::size_t> places_used{0};
-
-/// The process whose list it is: a forked copy of the program begins an empty one.
-std::atomic<pid_t> list_owner{0};
+constexpr listed_descriptors& listed = on_forked_page.listed;
 
 void list_descriptor(int fd) noexcept {
-  if (const pid_t self = process_number(); list_owner.load(std::memory_order_relaxed) != self) {
-    for (std::size_t place = 0; place < places_used.load(); ++place) listed[place].store(0);
-    list_owner.store(self);
+  if (const pid_t self = process_number(); listed.owner.load(std::memory_order_relaxed) != self) {
+    for (std::size_t place = 0; place < listed.places_used.load(); ++place) listed.places[place].store(0);
+    listed.owner.store(self);
   }
-  for (std::size_t place = 0; place < most_listed; ++place) {
+  for (std::size_t place = 0; place < listed_descriptors::most; ++place) {
     int empty = 0;
-    if (listed[place].load(std::memory_order_relaxed) != 0 || !listed[place].compare_exchange_strong(empty, fd + 1)) {
+    if (listed.places[place].load(std::memory_order_relaxed) != 0 ||
+        !listed.places[place].compare_exchange_strong(empty, fd + 1)) {
       continue;
     }
-    std::size_t used = places_used.load();
-    while (used <= place && !places_used.compare_exchange_weak(used, place + 1)) {
+    std::size_t used = listed.places_used.load();
+    while (used <= place && !listed.places_used.compare_exchange_weak(used, place + 1)) {
     }
     return;
   }
 }
 
 void unlist_descriptor(int fd) noexcept {
-  for (std::size_t place = 0; place < places_used.load(); ++place) {
+  for (std::size_t place = 0; place < listed.places_used.load(); ++place) {
     int taken = fd + 1;
-    if (listed[place].load(std::memory_order_relaxed) == taken && listed[place].compare_exchange_strong(taken, 0)) {
+    if (listed.places[place].load(std::memory_order_relaxed) == taken &&
+        listed.places[place].compare_exchange_strong(taken, 0)) {
       return;
     }
   }
@@ -211,16 +207,16 @@ call_fd::~call_fd() {
   if (get() >= 0) unlist_descriptor(get());
 }
 
-void close_descriptors_of_calls(int own_doorbell, int own_conversation) noexcept {
-  const std::size_t used = places_used.load();
+[[gnu::hot]] void close_descriptors_of_calls(int own_doorbell, int own_conversation) noexcept {
+  const std::size_t used = listed.places_used.load();
   for (std::size_t place = 0; place < used; ++place) {
-    const int fd = listed[place].load() - 1;
+    const int fd = listed.places[place].load() - 1;
     // Its own stay listed: what this process calls must not have them.
     if (fd < 0 || fd == own_doorbell || fd == own_conversation) continue;
-    listed[place].store(0);
+    listed.places[place].store(0);
     raw::call(SYS_close, fd);
   }
-  list_owner.store(process_number());
+  listed.owner.store(process_number());
 }
 
 call_fd make_memory_file(std::size_t size) {
@@ -277,16 +273,21 @@ void kill_and_reap(pid_t pid) {
 }
 
 /// The child has the region; meanwhile no other thread starts one.
-pid_t fork_with(detail::reply_region& region) {
+pid_t fork_with(const child_plan& plan) {
   const std::lock_guard<detail::fork_safe_mutex> lock(detail::fork_mutex);
+  detail::reply_region& region = *plan.region;
   if (const long failed = raw::call(SYS_madvise, &region, detail::reply_region::size, MADV_DOFORK); failed < 0) {
     errno = static_cast<int>(-failed);
     return -1;
   }
+  if (plan.before_fork != nullptr) plan.before_fork();
+  // The child's too: ENOMEM in it at a crash tells that the function was refused memory.
+  errno = 0;
   const pid_t pid = ::fork();
   // The child's set-up does the same.
   if (pid == 0) return pid;
   const int error = errno;
+  if (plan.undo_in_parent != nullptr) plan.undo_in_parent();
   const long failed = keep_from_children(&region, detail::reply_region::size);
   errno = failed < 0 ? static_cast<int>(-failed) : error;
   if (pid < 0 || failed >= 0) return pid;
@@ -315,9 +316,7 @@ std::uint64_t unguessable_number() noexcept {
   pthread_sigmask(SIG_SETMASK, &all, &before);
 
   const pid_t parent = process_number();
-  // The child's too: ENOMEM in it at a crash tells that the function was refused memory.
-  errno = 0;
-  const pid_t pid = fork_with(*plan.region);
+  const pid_t pid = fork_with(plan);
   if (pid == 0) {
     set_up_child(plan, parent);
     raw::call(SYS_rt_sigprocmask, SIG_SETMASK, plan.signal_mask != nullptr ? plan.signal_mask : &before, nullptr, 8);

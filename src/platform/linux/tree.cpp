@@ -8,12 +8,12 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include <array>
 #include <atomic>
 #include <cstring>
 #include <mutex>
 
 #include "../../fork_safe_mutex.hpp"
+#include "../forked_page.hpp"
 #include "raw_syscall.hpp"
 
 namespace pynisher::platform {
@@ -57,9 +57,10 @@ bool carries(pid_t pid, const call_mark& mark) noexcept {
 template <std::size_t Count>
 class slots {
  public:
+  explicit constexpr slots(taken_marks& taken) : taken_(taken) {}
   /// The slot, or Count when all are taken.
   std::size_t take() noexcept {
-    const std::size_t from = next_.fetch_add(1, std::memory_order_relaxed);
+    const std::size_t from = taken_.next.fetch_add(1, std::memory_order_relaxed);
     for (std::size_t i = 0; i < Count - for_copies; ++i) {
       const std::size_t slot = for_copies + (from + i) % (Count - for_copies);
       if (take(slot)) return slot;
@@ -73,17 +74,17 @@ class slots {
     }
     return Count;
   }
-  void give_back(std::size_t slot) noexcept { taken_[slot].store(false); }
+  void give_back(std::size_t slot) noexcept { taken_.bits[slot / 64].fetch_and(~bit(slot)); }
 
  private:
   /// Copies of a marked process can only get a lower mark than it has.
   static constexpr std::size_t for_copies = Count / 8;
-  bool take(std::size_t slot) noexcept {
-    bool expected = false;
-    return taken_[slot].compare_exchange_strong(expected, true);
-  }
-  std::atomic<std::size_t> next_{0};
-  std::array<std::atomic<bool>, Count> taken_{};
+  static constexpr std::uint64_t bit(std::size_t slot) { return std::uint64_t{1} << slot % 64; }
+  static_assert(Count <= 64 * taken_marks::words);
+
+  bool take(std::size_t slot) noexcept { return (taken_.bits[slot / 64].fetch_or(bit(slot)) & bit(slot)) == 0; }
+
+  taken_marks& taken_;
 };
 
 constexpr std::uint64_t program_bits_mask = std::uint64_t{0xffffff} << 38;
@@ -94,7 +95,7 @@ constexpr std::uint64_t outer_span = no_inner_call + 1;
 constexpr std::uint64_t no_second_call = 0xff;
 constexpr std::uint64_t inner_span = no_second_call + 1;
 
-slots<outer_calls> outer_slots;
+constinit slots<outer_calls> outer_slots(on_forked_page.marks);
 std::atomic<std::uint32_t> inner_calls{0};
 pid_t program_owner = 0;
 std::uint64_t program_id = 0;
@@ -226,7 +227,8 @@ template <class Visit>
 void for_each_child_of(proc_path thread, Visit visit) noexcept {
   const long fd = open_for_reading(thread.add("/children").c_str());
   if (fd < 0) return;
-  char text[1024];
+  // Small: what it is written to may be a page of the stack that a child has made shared.
+  char text[256];
   pid_t number = 0;
   for (;;) {
     const long got = raw::call(SYS_read, fd, text, sizeof text);

@@ -162,6 +162,7 @@ interruptible_call::news interruptible_call::take_news() noexcept {
 }
 
 void take_pending_default_action() {
+  if (!default_action_pending.load()) return;
   {
     const std::lock_guard lock(detail::library_mutex);
     if (calls_that_need_it != 0) return;
@@ -169,7 +170,7 @@ void take_pending_default_action() {
   if (default_action_pending.exchange(false)) ::raise(SIGINT);
 }
 
-void forget_calls_in_flight() noexcept {
+[[gnu::hot]] void forget_calls_in_flight() noexcept {
   interrupt_state::for_each([](interrupt_state::slot& s) {
     // Written to only where there is something: it costs a copied page.
     if (s.taken.load()) {
@@ -184,9 +185,9 @@ void forget_calls_in_flight() noexcept {
     if (is_ours(now)) ::sigaction(SIGINT, &previous, nullptr);
     installed = false;
   }
-  calls_that_need_it = 0;
-  handlers_running.store(0);
-  default_action_pending.store(false);
+  if (calls_that_need_it != 0) calls_that_need_it = 0;
+  if (handlers_running.load() != 0) handlers_running.store(0);
+  if (default_action_pending.load()) default_action_pending.store(false);
 }
 
 }  // namespace pynisher::platform

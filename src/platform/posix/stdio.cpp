@@ -11,10 +11,7 @@
 
 // Exported by glibc, declared by none of its headers any more.
 extern "C" {
-[[gnu::weak]] void* _IO_iter_begin();
-[[gnu::weak]] void* _IO_iter_end();
-[[gnu::weak]] void* _IO_iter_next(void*);
-[[gnu::weak]] FILE* _IO_iter_file(void*);
+[[gnu::weak]] extern FILE* _IO_list_all;
 [[gnu::weak]] void _IO_list_lock();
 [[gnu::weak]] void _IO_list_unlock();
 }
@@ -32,16 +29,30 @@ bool has_output(FILE* stream) {
 }
 
 bool can_walk_streams() {
-  return _IO_iter_begin != nullptr && _IO_iter_end != nullptr && _IO_iter_next != nullptr &&
-         _IO_iter_file != nullptr && _IO_list_lock != nullptr && _IO_list_unlock != nullptr;
+#if defined(__GLIBC__)
+  return &_IO_list_all != nullptr && _IO_list_lock != nullptr && _IO_list_unlock != nullptr;
+#else
+  return false;
+#endif
 }
 
+/// Not by the functions that glibc has for it, which are on a page that nothing else in a fresh child needs.
 template <class Predicate>
-bool any_stream(Predicate predicate) {
-  for (void* at = _IO_iter_begin(); at != _IO_iter_end(); at = _IO_iter_next(at)) {
-    if (predicate(_IO_iter_file(at))) return true;
+bool any_stream([[maybe_unused]] Predicate predicate) {
+#if defined(__GLIBC__)
+  for (FILE* stream = _IO_list_all; stream != nullptr; stream = stream->_chain) {
+    if (predicate(stream)) return true;
   }
+#endif
   return false;
+}
+
+bool has_one_thread() {
+#if __has_include(<sys/single_threaded.h>)
+  return __libc_single_threaded != 0;
+#else
+  return false;
+#endif
 }
 
 bool has_read_ahead(FILE* stream) {
@@ -63,7 +74,7 @@ struct buffer_view : std::basic_streambuf<Char> {
 
 }  // namespace
 
-void flush_iostreams() {
+[[gnu::hot]] void flush_iostreams() {
   for (std::ostream* stream : {&std::cout, &std::clog}) {
     if (buffer_view<char>::has_output(stream->rdbuf())) stream->flush();
   }
@@ -81,37 +92,34 @@ void flush_stdio() {
     ::fflush(stderr);
     return;
   }
-  _IO_list_lock();
+  const bool others_may_close = !has_one_thread();
+  if (others_may_close) _IO_list_lock();
   any_stream([](FILE* stream) {
     if (!has_output(stream) || ::ftrylockfile(stream) != 0) return false;
     ::fflush(stream);
     ::funlockfile(stream);
     return false;
   });
-  _IO_list_unlock();
+  if (others_may_close) _IO_list_unlock();
 }
 
-void flush_all_stdio() {
-#if __has_include(<sys/single_threaded.h>)
+[[gnu::hot]] void flush_all_stdio() {
   // In a fresh child fflush(nullptr) is dear for doing nothing: it writes to the locks of all streams.
-  if (__libc_single_threaded != 0 && can_walk_streams() && !any_stream([](FILE* s) { return has_output(s); })) return;
-#endif
+  if (has_one_thread() && can_walk_streams() && !any_stream([](FILE* s) { return has_output(s); })) return;
   ::fflush(nullptr);
 }
 
-void forget_stdio() noexcept {
+[[gnu::hot]] void forget_stdio() noexcept {
   // What other threads have printed since the flush is theirs, and what was read ahead is the parent's.
   // Only where there is something: writing to a stream's state costs a copied page.
   if (has_output(stdout)) ::__fpurge(stdout);
   if (has_output(stderr)) ::__fpurge(stderr);
-#if __has_include(<sys/single_threaded.h>)
-  if (__libc_single_threaded == 0 && can_walk_streams()) {
+  if (!has_one_thread() && can_walk_streams()) {
     any_stream([](FILE* stream) {
       if (has_output(stream)) ::__fpurge(stream);
       return false;
     });
   }
-#endif
   if (has_read_ahead(stdin)) ::__fpurge(stdin);
 }
 
