@@ -23,6 +23,9 @@ namespace pynisher::detail {
 void write_call(output_archive& out, const child_task& task);
 void write_entry(output_archive& out, const call_entry& entry);
 std::unique_ptr<child_task> read_call(input_archive& in);
+/// A constant of the program's, or of a library's, by its place there.
+void write_constant(output_archive& out, const void* constant);
+const void* read_constant(input_archive& in, std::size_t size);
 
 /// Where the program packs to.
 class order_sink final : public byte_sink {

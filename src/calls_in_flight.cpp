@@ -113,6 +113,10 @@ class flight {
     const std::lock_guard lock(mutex_);
     if (call_) call_->cancel();
   }
+  void send(int signal) {
+    const std::lock_guard lock(mutex_);
+    if (call_) call_->child().send(signal);
+  }
   std::int64_t pid() {
     const std::lock_guard lock(mutex_);
     return pid_;
@@ -336,6 +340,7 @@ class flight_handle final : public call_in_flight {
 
   bool wait(std::optional<clock::time_point> until) override { return parts_->flight->wait(until); }
   void cancel() override { parts_->flight->cancel(); }
+  void send(int signal) override { parts_->flight->send(signal); }
   std::int64_t pid() override { return parts_->flight->pid(); }
   std::optional<usage> usage_so_far() override { return parts_->flight->usage_so_far(); }
   void when_done(std::function<void()> tell) override { parts_->flight->when_done(std::move(tell)); }

@@ -74,6 +74,7 @@ class isolate_flight final : public call_in_flight {
     return true;
   }
   void cancel() override { shared_->stop.request_stop(); }
+  void send(int signal) override { shared_->core->process()->send(signal); }
   std::int64_t pid() override { return shared_->core->process()->pid(); }
   void when_done(std::function<void()> tell) override {
     {

@@ -12,6 +12,7 @@
 
 #include "fork_safe_mutex.hpp"
 #include "platform/contract.hpp"
+#include "pool/lane.hpp"
 #include "reply_region.hpp"
 
 namespace pynisher::detail {
@@ -25,8 +26,8 @@ struct memory_file {
   [[nodiscard]] boost::interprocess::mode_t get_mode() const { return boost::interprocess::read_write; }
 };
 
-boost::interprocess::mapped_region mapped(int file) {
-  return {memory_file{file}, boost::interprocess::read_write, 0, reply_region::size};
+boost::interprocess::mapped_region mapped(int file, std::size_t size = reply_region::size) {
+  return {memory_file{file}, boost::interprocess::read_write, 0, size};
 }
 
 }  // namespace
@@ -126,6 +127,55 @@ void reply_region_owner::prepare_next(bool sent) noexcept {
   } catch (const std::bad_alloc&) {
   } catch (const StartException&) {
   }
+}
+
+// --- lanes of pools -----------------------------------------------------------------------------------------
+
+struct lane_memory::mapping {
+  platform::call_fd file;
+  boost::interprocess::mapped_region memory;
+};
+
+lane_memory::lane_memory() : mapping_(std::make_unique<mapping>()) {
+  mapping_->file = platform::make_memory_file(lane::size);
+  if (!mapping_->file) throw std::bad_alloc();
+  try {
+    // No fork may take it along before it is kept from children.
+    const std::lock_guard lock(fork_mutex);
+    mapping_->memory = mapped(mapping_->file.get(), lane::size);
+    platform::keep_from_children(mapping_->memory.get_address(), lane::size);
+  } catch (const boost::interprocess::interprocess_exception&) {
+    throw std::bad_alloc();
+  }
+  lane_ = static_cast<lane*>(mapping_->memory.get_address());
+}
+
+lane_memory::~lane_memory() = default;
+int lane_memory::descriptor() const { return mapping_->file.get(); }
+
+lane* map_received_lane(int file) {
+  try {
+    static auto* const memory = new boost::interprocess::mapped_region(mapped(file, lane::size));
+    platform::keep_from_children(memory->get_address(), lane::size);
+    return static_cast<lane*>(memory->get_address());
+  } catch (const boost::interprocess::interprocess_exception&) {
+    return nullptr;
+  }
+}
+
+struct received_file::mapping {
+  boost::interprocess::mapped_region memory;
+};
+
+received_file::received_file(int file, std::size_t size) {
+  try {
+    mapping_ = std::make_unique<mapping>(mapping{mapped(file, size)});
+  } catch (const boost::interprocess::interprocess_exception&) {
+  }
+}
+received_file::~received_file() = default;
+const std::byte* received_file::data() const {
+  return mapping_ ? static_cast<const std::byte*>(mapping_->memory.get_address()) : nullptr;
 }
 
 }  // namespace pynisher::detail

@@ -55,6 +55,10 @@ void refuse_if_it_stays(const settings& limits, const char* why) {
   throw std::invalid_argument(fmt::format("context: {}", why));
 }
 
+void write_constant(output_archive& out, const void* constant) { write_place(out, constant); }
+
+const void* read_constant(input_archive& in, std::size_t size) { return read_place(in, size, false); }
+
 void write_function(output_archive& out, const void* function) { write_place(out, function); }
 
 const void* read_function(input_archive& in) { return read_place(in, 1, true); }

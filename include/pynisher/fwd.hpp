@@ -16,6 +16,19 @@ enum class start_method : std::uint8_t;
 enum class memory_measure : std::uint8_t;
 template <class R>
 class outcome;
+struct pool_options;
+struct pool_progress;
+enum class backend : std::uint8_t;
+enum class passing : std::uint8_t;
+enum class on_error : std::uint8_t;
+enum class on_death : std::uint8_t;
+enum class order : std::uint8_t;
+template <class R>
+class task_result;
+template <class Worker>
+class worker_pool;
+class BrokenPoolError;
+class PoolErrors;
 class PynisherException;
 class ExecutionFailed;
 class isolate;

@@ -20,7 +20,9 @@
 #include <pynisher/restricted.hpp>
 #include <pynisher/supports.hpp>
 #include <pynisher/task_future.hpp>
+#include <pynisher/task_result.hpp>
 #include <pynisher/units.hpp>
 #include <pynisher/usage.hpp>
 #include <pynisher/version.hpp>
 #include <pynisher/warnings.hpp>
+#include <pynisher/worker_pool.hpp>

@@ -143,6 +143,26 @@ class doorbell {
   call_fd fd_;
 };
 
+/// Waits for many doorbells at once. For one waiting thread; added to and removed from by any.
+class bell_set {
+ public:
+  /// Invalid (false) with errno set when there is no descriptor left.
+  bell_set();
+  [[nodiscard]] explicit operator bool() const { return set_ && wake_; }
+  /// Each ringing ends one wait; nobody has to clear the bell. False: the system is out of something.
+  bool add(const doorbell& bell);
+  /// Before the doorbell goes.
+  void remove(const doorbell& bell);
+  /// Waits until one of them was rung since the last wait, its own bell is rung, or until then.
+  void wait(std::optional<clock::time_point> until);
+  /// Ends the wait, or the next one.
+  void wake() noexcept { doorbell::raise(wake_.descriptor()); }
+
+ private:
+  call_fd set_;
+  doorbell wake_;
+};
+
 // --- a child --------------------------------------------------------------------------------------------
 
 /// How a child ended, as far as the system tells.

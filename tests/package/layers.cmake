@@ -48,6 +48,7 @@ layer(platform
   src/archive.cpp
   src/fork_safe_mutex.cpp
   src/platform/*
+  src/pool/lane.hpp
   src/reply_bytes.cpp
   src/reply_region.*
   src/shared_memory.cpp)
@@ -88,6 +89,8 @@ layer(many
   include/pynisher/pool_options.hpp
   include/pynisher/progress_bar.hpp
   include/pynisher/task_future.hpp
+  include/pynisher/task_result.hpp
+  include/pynisher/worker_pool.hpp
   src/isolate.cpp
   src/isolate_*
   src/capture.cpp

@@ -21,6 +21,8 @@ class call_in_flight {
   /// True: it is over.
   virtual bool wait(std::optional<std::chrono::steady_clock::time_point> until) = 0;
   virtual void cancel() = 0;
+  /// To its process, while there is one.
+  virtual void send(int signal) = 0;
   [[nodiscard]] virtual std::int64_t pid() = 0;
   /// Of the process while it lives; empty: it has ended, or ends, and `conclude` knows.
   [[nodiscard]] virtual std::optional<usage> usage_so_far() { return std::nullopt; }

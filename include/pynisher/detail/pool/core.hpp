@@ -69,6 +69,8 @@ struct pool_plan {
   std::shared_ptr<const settings> task_limits;    ///< each task's
   std::chrono::nanoseconds join_timeout{0};
 };
+/// How many workers these options mean.
+std::size_t worker_count(const pool_options& given);
 /// Throws `std::invalid_argument` and `UnsupportedException`, naming the option. `why_it_stays`: the reason why the worker
 /// cannot be sent to a process that is started afresh; null: it can.
 pool_plan plan_pool(pool_options given, const char* why_it_stays);

@@ -1,0 +1,453 @@
+// The half of a pool that its consumers drive: what is sent, what comes, who watches.
+
+#include "machine.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <pynisher/exceptions.hpp>
+#include <pynisher/pool_errors.hpp>
+
+#include "../child_main.hpp"
+#include "../settings.hpp"
+#include "../supervised_call.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Whoever waits looks for so long before it sleeps.
+constexpr auto spin_time = 50us;
+/// What still runs of a map that nobody wants any more has so long to end by itself: most do, and keep their worker.
+constexpr auto grace = 100ms;
+
+unsigned depth_for(const pool_plan& plan) {
+  const std::size_t messages = (plan.window + plan.chunk - 1) / plan.chunk;
+  const std::size_t each = (messages + plan.workers - 1) / plan.workers;
+  return static_cast<unsigned>(std::clamp<std::size_t>(each, 2, lane::most_in_flight));
+}
+
+pool_scheduler::rules rules_for(const pool_plan& plan) {
+  return {.workers = plan.workers,
+          .depth = depth_for(plan),
+          .retries = plan.given.retries,
+          .tasks_per_worker = plan.given.tasks_per_worker,
+          .replace = plan.given.on_death == on_death::replace};
+}
+
+raw_outcome outcome_with(verdict how, std::string text, std::exception_ptr error) {
+  raw_outcome out;
+  out.verdict = how;
+  out.explanation = std::move(text);
+  out.error = std::move(error);
+  return out;
+}
+
+}  // namespace
+
+pool_machine::pool_machine(pool_plan plan, std::shared_ptr<worker_factory> factory)
+    : plan_(std::move(plan)),
+      factory_(std::move(factory)),
+      scheduler_(rules_for(plan_), *this),
+      slots_(plan_.workers) {
+  for (slot& one : slots_) one.clock = task_clock(processors_);
+  if (!results_bells_ || !service_bells_ || !*deaths_ || !service_bells_.add(*deaths_)) {
+    throw StartException("make a descriptor to wait by", {errno, std::system_category()});
+  }
+}
+
+// --- tasks in ---------------------------------------------------------------------------------------------------
+
+std::uint64_t pool_machine::attach(map_sink& sink) {
+  const lock held(mutex_);
+  sinks_[++last_owner_] = &sink;
+  return last_owner_;
+}
+
+void pool_machine::submit(std::unique_ptr<batch> what) {
+  const lock held(mutex_);
+  if (const auto sink = sinks_.find(what->owner); sink != sinks_.end()) sink->second->on_their_way += what->items;
+  scheduler_.submit(*what.release());
+}
+
+pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
+  auto what = std::make_unique<batch>();
+  what->entry = task.entry;
+  what->limits = task.limits ? std::move(task.limits) : plan_.task_limits;
+  what->name = std::move(task.name);
+  const lane_item header{task.packed.size()};
+  what->packed.resize(sizeof header + static_cast<std::size_t>(lane::padded(task.packed.size())));
+  std::memcpy(what->packed.data(), &header, sizeof header);
+  if (!task.packed.empty()) std::memcpy(what->packed.data() + sizeof header, task.packed.data(), task.packed.size());
+  what->done = std::move(done);
+
+  const lock held(mutex_);
+  if (broken_) throw BrokenPoolError("the pool is broken: no worker will run this", broken_);
+  if (closing_) throw BrokenPoolError("the pool is closed");
+  what->ticket = ++last_ticket_;
+  singles_[last_ticket_] = what.get();
+  if (!service_watches_) {
+    service_watches_ = true;
+    service_bells_.wake();
+    for (const slot& one : slots_) {
+      if (one.lane) static_cast<void>(service_bells_.add(one.lane->results_bell()));
+    }
+  }
+  scheduler_.submit(*what.release());
+  return last_ticket_;
+}
+
+pool_core::task_state pool_machine::state_of(ticket which) {
+  const lock held(mutex_);
+  const auto found = singles_.find(which);
+  if (found == singles_.end()) return task_state::over;
+  for (unsigned i = 0; i < slots_.size(); ++i) {
+    const auto& lane = scheduler_.lane(i);
+    if (!lane.empty() && lane.front() == found->second && slots_[i].lane && slots_[i].lane->has_begun()) {
+      return task_state::running;
+    }
+  }
+  return task_state::queued;
+}
+
+bool pool_machine::cancel(ticket which, bool kill) {
+  const lock held(mutex_);
+  if (!singles_.contains(which)) return false;
+  batch& what = *singles_.at(which);
+  scheduler_.cancel(what);
+  if (!singles_.contains(which)) return true;
+  // It has begun.
+  for (unsigned i = 0; i < slots_.size(); ++i) {
+    const auto& lane = scheduler_.lane(i);
+    if (lane.empty() || lane.front() != &what || !slots_[i].life) continue;
+    if (kill && plan_.given.backend == backend::processes) {
+      this->kill(i, ended_for::cancelled);
+      return true;
+    }
+  }
+  what.cancelled = false;
+  return false;
+}
+
+void pool_machine::cancel_queued() {
+  const lock held(mutex_);
+  scheduler_.cancel(0);
+  for (auto& [number, what] : singles_) what->cancelled = false;
+}
+
+void pool_machine::send(unsigned worker, job& what) {
+  slot& at = slots_[worker];
+  batch& message = as_batch(what);
+  const bool is_first = scheduler_.lane(worker).size() == 1;
+  if (message.limits && (message.limits->wall_time() || message.limits->cpu_time())) {
+    message.sent = clock::now();
+    if (is_first) {
+      at.first_since = message.sent;
+      at.next_look = message.sent + at.clock.soonest_end(limits_of(message));
+      look_by(*at.next_look);
+    }
+  }
+  at.lane->push(message);
+}
+
+bool pool_machine::take_back(unsigned worker, job& /*what*/) {
+  return slots_[worker].lane && slots_[worker].lane->take_back();
+}
+
+/// It will not run: what waits for it has to know.
+void pool_machine::give_up(job& what) {
+  std::unique_ptr<batch> message(&as_batch(what));
+  const bool was_closed = !broken_;
+  auto outcome = std::make_shared<raw_outcome>(
+      message->cancelled
+          ? outcome_with(verdict::cancelled, "the task was cancelled before it began",
+                         std::make_exception_ptr(CancelledException("the task was cancelled before it began")))
+      : was_closed ? outcome_with(verdict::cancelled, "the pool was closed before the task began",
+                                  std::make_exception_ptr(BrokenPoolError("the pool was closed before the task began")))
+                   : outcome_with(verdict::start_failed, "the pool is broken: no worker will run this",
+                                  std::make_exception_ptr(
+                                      BrokenPoolError("the pool is broken: no worker will run this", broken_))));
+  hand_over(*message);
+  parcel left;
+  for (std::uint32_t i = message->ended; i < message->items; ++i) {
+    left.items.push_back({message->first + i, no_worker, lane_frame::value, 0, 0, {}, outcome});
+  }
+  if (message->ticket != 0) {
+    finish_single(*message, std::move(left.items.front()), {});
+  } else {
+    deliver(message->owner, std::move(left));
+  }
+}
+
+// --- results out ------------------------------------------------------------------------------------------------
+
+void pool_machine::take_all_results() {
+  for (unsigned i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].lane && slots_[i].lane->has_news()) take_results(i);
+  }
+}
+
+void pool_machine::take_results(unsigned worker) {
+  slot& at = slots_[worker];
+  using state = lane_end::frame::state_kind;
+  batch* touched = nullptr;
+  while (at.killed_for != ended_for::lying && at.killed_for != ended_for::too_large) {
+    const auto& lane = scheduler_.lane(worker);
+    batch* const first = lane.empty() ? nullptr : &as_batch(*lane.front());
+    touched = first;
+    const lane_end::frame came = at.lane->next(!at.made ? &at.words : first != nullptr ? &first->replies : nullptr);
+    if (came.state == state::none) break;
+    if (came.state != state::came || (at.made && came.kind == lane_frame::ready)) {
+      kill(worker, came.state == state::too_large ? ended_for::too_large : ended_for::lying);
+      break;
+    }
+    if (!at.made) {
+      first_words(worker, came);
+    } else {
+      const bool last = first->ended + 1 == first->items;
+      item_ended(worker, *first, came);
+      if (last) touched = nullptr;
+    }
+  }
+  // In the middle of a value what has come must stay together.
+  if (touched != nullptr && !at.lane->is_in_pieces()) hand_over(*touched);
+}
+
+void pool_machine::first_words(unsigned worker, const lane_end::frame& said) {
+  slot& at = slots_[worker];
+  if (said.kind == lane_frame::ready) {
+    at.made = true;
+    at.words = {};
+    scheduler_.ready(worker);
+    changed_.notify_all();
+  } else if (!at.refusal) {
+    // Unpacked by the service thread, once the worker has ended.
+    at.refusal = said;
+  }
+}
+
+usage pool_machine::usage_of(const slot& at, const lane_end::frame& how) const {
+  pynisher::usage used;
+  // The worker's word, within what is possible.
+  const auto most = (clock::now() - at.started).count();
+  used.wall_time = std::chrono::nanoseconds(std::clamp<std::int64_t>(how.wall_ns, 0, most));
+  if (how.measured) {
+    const std::int64_t most_cpu = most * processors_;
+    used.user_time = std::chrono::nanoseconds(std::clamp<std::int64_t>(how.usage.user_ns, 0, most_cpu));
+    used.system_time = std::chrono::nanoseconds(std::clamp<std::int64_t>(how.usage.system_ns, 0, most_cpu));
+    used.peak_memory = std::min(how.usage.peak, platform::physical_memory());
+    used.page_faults = how.usage.page_faults;
+  }
+  return used;
+}
+
+std::unique_ptr<batch> pool_machine::alone(const batch& of) {
+  std::size_t begin = 0;
+  lane_item item{0};
+  for (std::uint32_t i = 0;; ++i) {
+    std::memcpy(&item, of.packed.data() + begin, sizeof item);
+    if (i == of.ended) break;
+    begin += sizeof item + static_cast<std::size_t>(lane::padded(item.size));
+  }
+  const auto from = of.packed.begin() + static_cast<std::ptrdiff_t>(begin);
+  auto single = std::make_unique<batch>();
+  single->owner = of.owner;
+  single->entry = of.entry;
+  single->limits = of.limits;
+  single->name = of.name;
+  single->first = of.first + of.ended;
+  single->packed.assign(from, from + static_cast<std::ptrdiff_t>(sizeof item + lane::padded(item.size)));
+  return single;
+}
+
+/// The item that the message is at has ended by itself.
+void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame& how) {
+  slot& at = slots_[worker];
+  ++at.items;
+  const bool failed = how.kind != lane_frame::value;
+  const bool again = failed && how.kind != lane_frame::unsendable && !of.cancelled && scheduler_.tries_again(of.failures);
+  const std::uint32_t failures = of.failures + 1;
+  std::unique_ptr<batch> retried;
+  finished_item item{of.first + of.ended, worker, how.kind, how.begin, how.size, usage_of(at, how), nullptr};
+  if (again && of.items > 1) retried = alone(of);
+  if (!again && of.ticket == 0) of.finished.push_back(std::move(item));
+  if (of.limits && (of.limits->wall_time() || of.limits->cpu_time())) at.first_since = clock::now();
+
+  if (of.ended + 1 == of.items) at.lane->first_is_over();
+  if (!scheduler_.item_ended(worker)) {
+    if (retried) {
+      retried->failures = failures;
+      scheduler_.submit_again(*retried.release());
+    }
+    return;
+  }
+  // The message is over, and belongs to nobody else any more.
+  std::unique_ptr<batch> over(&of);
+  if (again && over->items == 1) {
+    over->ended = 0;
+    over->failures = failures;
+    over->replies = {};
+    scheduler_.submit_again(*over.release());
+    return;
+  }
+  if (retried) {
+    retried->failures = failures;
+    scheduler_.submit_again(*retried.release());
+  }
+  if (over->ticket != 0) {
+    finish_single(*over, std::move(item), std::move(over->replies));
+  } else {
+    hand_over(*over);
+  }
+}
+
+void pool_machine::hand_over(batch& of) {
+  if (of.finished.empty()) return;
+  deliver(of.owner, {std::exchange(of.finished, {}), std::exchange(of.replies, {})});
+}
+
+void pool_machine::deliver(std::uint64_t owner, parcel&& what) {
+  const auto found = sinks_.find(owner);
+  if (found == sinks_.end()) return;
+  map_sink& sink = *found->second;
+  sink.on_their_way -= what.items.size();
+  sink.arrived.push_back(std::move(what));
+  wake(sink);
+}
+
+void pool_machine::wake(map_sink& sink) {
+  if (sink.sleeps) sink.wake.notify_one();
+  // Who watches does not hold the mutex, so that it is not who delivers this.
+  if (watcher_ == &sink) results_bells_.wake();
+}
+
+void pool_machine::finish_single(batch& of, finished_item&& item, reply_bytes&& bytes) {
+  singles_.erase(of.ticket);
+  finished_singles_.push_back({std::move(of.done), std::move(item), std::move(bytes), std::move(of.name)});
+  service_bells_.wake();
+}
+
+// --- consumers ----------------------------------------------------------------------------------------------------
+
+std::vector<parcel> pool_machine::collect(map_sink& sink, bool wait) {
+  lock held(mutex_);
+  for (;;) {
+    take_all_results();
+    if (!sink.arrived.empty() || sink.on_their_way == 0 || !wait) return std::exchange(sink.arrived, {});
+    watch(held, sink, std::nullopt);
+  }
+}
+
+/// Comes back when there may be something new; somebody else may have taken it.
+void pool_machine::watch(lock& held, map_sink& sink, std::optional<clock::time_point> until) {
+  if (watcher_ != nullptr || service_watches_) {
+    sink.sleeps = true;
+    if (until) {
+      sink.wake.wait_until(held, *until);
+    } else {
+      sink.wake.wait(held);
+    }
+    sink.sleeps = false;
+    return;
+  }
+  watcher_ = &sink;
+  std::vector<std::shared_ptr<lane_end>> lanes;
+  for (const slot& one : slots_) {
+    if (one.lane) lanes.push_back(one.lane);
+  }
+  const auto tell = [&lanes](std::uint32_t watcher) {
+    for (const auto& one : lanes) one->set_watcher(watcher);
+  };
+  const auto has_news = [&lanes] {
+    return std::any_of(lanes.begin(), lanes.end(), [](const auto& one) { return one->has_news(); });
+  };
+  tell(lane::awake);
+  held.unlock();
+  const auto spin_until = clock::now() + spin_time;
+  bool found = has_news();
+  while (!found && clock::now() < spin_until) found = has_news();
+  if (!found) {
+    tell(lane::asleep);
+    if (!has_news()) results_bells_.wait(until);
+  }
+  tell(lane::nobody);
+  held.lock();
+  watcher_ = nullptr;
+  if (service_watches_) service_bells_.wake();
+  take_all_results();
+  // Whoever else waits watches from here on.
+  for (const auto& [owner, other] : sinks_) {
+    if (other != &sink && other->sleeps && other->arrived.empty()) {
+      other->wake.notify_one();
+      break;
+    }
+  }
+}
+
+void pool_machine::drop_waiting(std::uint64_t owner) {
+  const lock held(mutex_);
+  scheduler_.cancel(owner);
+}
+
+void pool_machine::detach(std::uint64_t owner, map_sink& sink) {
+  lock held(mutex_);
+  scheduler_.cancel(owner);
+  const auto until = clock::now() + grace;
+  bool killed = false;
+  for (;;) {
+    take_all_results();
+    if (sink.on_their_way == 0) break;
+    if (!killed && clock::now() >= until) {
+      killed = true;
+      if (plan_.given.backend == backend::threads) break;
+      for (unsigned i = 0; i < slots_.size(); ++i) {
+        const auto& lane = scheduler_.lane(i);
+        if (!lane.empty() && lane.front()->owner == owner && slots_[i].life) kill(i, ended_for::cancelled);
+      }
+    }
+    watch(held, sink, killed ? std::nullopt : std::optional(until));
+  }
+  sinks_.erase(owner);
+}
+
+// --- what has failed ------------------------------------------------------------------------------------------------
+
+raw_outcome pool_machine::outcome_of(const finished_item& item, const reply_bytes& bytes, const call_name& name) const {
+  if (item.outcome) {
+    raw_outcome out;
+    out.verdict = item.outcome->verdict;
+    out.usage = item.outcome->usage;
+    out.error = item.outcome->error;
+    out.explanation = item.outcome->explanation;
+    return out;
+  }
+  call_record record;
+  evidence& seen = record.seen;
+  seen.usage = item.usage;
+  seen.memory_limit = plan_.worker_limits->memory();
+  seen.how = platform::exit_status::kind::exited;
+  switch (item.kind) {
+    case lane_frame::value:
+      seen.reply = reply_kind::value;
+      break;
+    case lane_frame::exception:
+      seen.reply = reply_kind::exception;
+      break;
+    case lane_frame::out_of_memory:
+      seen.reply = reply_kind::out_of_memory;
+      break;
+    default:
+      seen.reply = reply_kind::unsendable;
+  }
+  if (item.size > 0) std::memcpy(record.bytes.grow(item.size), bytes.data() - bytes.begin() + item.begin, item.size);
+  record.bytes.select(0, item.size);
+  return conclude(*plan_.task_limits, std::move(record), name);
+}
+
+}  // namespace pynisher::detail

@@ -1,0 +1,184 @@
+#pragma once
+
+// A pool at work: the scheduler's decisions carried out, under one mutex.
+//
+// Two kinds of threads work on it. A consumer, which waits for results of its map, takes what all workers have sent and
+// sends them more: one of them at a time is the watcher, the others sleep until it has something for them. The service
+// thread, one for each pool, starts workers, buries them, looks at deadlines, and calls back for executors. Nothing of the
+// application's runs under the mutex, and nothing waits under it but for memory.
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <pynisher/detail/pool/core.hpp>
+
+#include "../verdict.hpp"
+#include "batch.hpp"
+#include "lane_end.hpp"
+#include "life.hpp"
+#include "scheduler.hpp"
+#include "task_clock.hpp"
+
+namespace pynisher::detail {
+
+/// Items of one message that have ended, on their way to whoever wants them.
+struct parcel {
+  std::vector<finished_item> items;
+  reply_bytes bytes;
+};
+
+/// A map, seen from the machine. Everything under the machine's mutex.
+struct map_sink {
+  std::vector<parcel> arrived;
+  std::size_t on_their_way = 0;  ///< items
+  bool sleeps = false;
+  std::condition_variable wake;
+};
+
+class pool_machine final : public pool_core, private pool_hands {
+ public:
+  using clock = platform::clock;
+
+  pool_machine(pool_plan plan, std::shared_ptr<worker_factory> factory);
+  pool_machine(const pool_machine&) = delete;
+  pool_machine& operator=(const pool_machine&) = delete;
+  ~pool_machine() override;
+
+  /// Starts all workers and waits for them.
+  void open();
+  [[nodiscard]] pid_t owner() const { return owner_; }
+  /// For the last handle: by the service thread itself, the machine is left to that.
+  void let_go();
+
+  // --- pool_core
+  [[nodiscard]] const pool_plan& plan() const override { return plan_; }
+  ticket submit(packed_task task, done_handler done) override;
+  task_state state_of(ticket which) override;
+  bool cancel(ticket which, bool kill) override;
+  bool wait_until_idle(std::optional<clock::time_point> until) override;
+  void cancel_queued() override;
+  void end_workers(bool kill) override;
+  void close() override;
+  std::exception_ptr broken() override;
+  std::vector<std::int64_t> pids() override;
+
+  // --- for maps: by their consumer's thread
+  std::uint64_t attach(map_sink& sink);
+  /// Nothing of the map runs or comes any more.
+  void detach(std::uint64_t owner, map_sink& sink);
+  void submit(std::unique_ptr<batch> what);
+  /// What has come. `wait`: until there is something, or nothing is on its way.
+  std::vector<parcel> collect(map_sink& sink, bool wait);
+  /// Drops what of the map has not begun, and sees to it that its items are counted.
+  void drop_waiting(std::uint64_t owner);
+
+  /// What came of an item that has not returned a value. Runs the application's code; without the mutex.
+  raw_outcome outcome_of(const finished_item& item, const reply_bytes& bytes, const call_name& name) const;
+
+ private:
+  struct slot {
+    std::shared_ptr<lane_end> lane;
+    std::unique_ptr<worker_life> life;
+    bool start_wanted = false;
+    bool made = false;             ///< the worker's object
+    bool retiring = false;
+    ended_for killed_for = ended_for::nothing;
+    std::uint64_t killed_at = 0;   ///< `items` then: the next item is the one that it was killed for
+    bool never_began = false;      ///< with that item
+    reply_bytes words;             ///< what it has said before it was made
+    std::optional<lane_end::frame> refusal;  ///< in those words
+    std::uint64_t items = 0;       ///< that have ended in this slot
+    task_clock clock{1};
+    clock::time_point started, first_since;
+    std::optional<clock::time_point> next_look;
+  };
+  using lock = std::unique_lock<std::mutex>;
+
+  // --- pool_hands
+  void start(unsigned worker) override;
+  void send(unsigned worker, job& what) override;
+  bool take_back(unsigned worker, job& what) override;
+  void retire(unsigned worker) override;
+  void give_up(job& what) override;
+
+  // --- results (machine.cpp)
+  void take_results(unsigned worker);
+  void take_all_results();
+  void first_words(unsigned worker, const lane_end::frame& said);
+  void item_ended(unsigned worker, batch& of, const lane_end::frame& how);
+  [[nodiscard]] pynisher::usage usage_of(const slot& at, const lane_end::frame& how) const;
+  void hand_over(batch& of);
+  void deliver(std::uint64_t owner, parcel&& what);
+  void finish_single(batch& of, finished_item&& item, reply_bytes&& bytes);
+  void wake(map_sink& sink);
+  void watch(lock& held, map_sink& sink, std::optional<clock::time_point> until);
+  /// The item that `of` is at, as a message of its own.
+  static std::unique_ptr<batch> alone(const batch& of);
+
+  // --- the service thread (service.cpp)
+  void serve();
+  void start_worker(unsigned worker, lock& held);
+  void bury(unsigned worker, lock& held);
+  void bury_unmade(unsigned worker, raw_outcome end, lock& held);
+  void forget_worker(unsigned worker);
+  void worker_not_made(unsigned worker, const std::exception_ptr& why);
+  void look_at_time(unsigned worker, clock::time_point now);
+  void kill(unsigned worker, ended_for cause);
+  [[nodiscard]] raw_outcome outcome_of_killed(const task_clock& had, ended_for cause, const settings* limits,
+                                              const call_name& name) const;
+  [[nodiscard]] task_clock::limits limits_of(const batch& of) const;
+  void look_by(clock::time_point when);
+  [[nodiscard]] bool all_gone() const;
+
+  static batch& as_batch(job& what) { return static_cast<batch&>(what); }
+
+  const pool_plan plan_;
+  const std::shared_ptr<worker_factory> factory_;
+  const pid_t owner_ = platform::process_number();
+  const unsigned processors_ = platform::processors();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;  ///< a worker is made or gone, a single task has ended
+  pool_scheduler scheduler_;
+  std::vector<slot> slots_;
+  std::exception_ptr broken_;
+  bool opening_ = true;
+  bool closing_ = false;
+  std::exception_ptr not_opened_;
+
+  std::map<std::uint64_t, map_sink*> sinks_;
+  std::uint64_t last_owner_ = 0;
+  std::unordered_map<ticket, batch*> singles_;
+  ticket last_ticket_ = 0;
+  struct finished_single {
+    done_handler done;
+    finished_item item;
+    reply_bytes bytes;
+    call_name name;
+  };
+  std::vector<finished_single> finished_singles_;
+  std::size_t singles_called_back_ = 0;  ///< being called back at the moment
+
+  // Whoever waits for results.
+  map_sink* watcher_ = nullptr;
+  bool service_watches_ = false;  ///< for good, once a single task was submitted
+  platform::bell_set results_bells_;
+
+  platform::bell_set service_bells_;
+  std::optional<clock::time_point> service_sleeps_until_;
+  const std::shared_ptr<platform::doorbell> deaths_ = std::make_shared<platform::doorbell>();
+  bool end_service_ = false;
+  bool delete_by_service_ = false;
+  std::thread service_;
+};
+
+}  // namespace pynisher::detail
