@@ -54,14 +54,14 @@ class initializer_task;
 
 }  // namespace detail
 
-/// A callable without arguments that is sent to each worker, or nothing. Sent as a call's callable is: by fork anything,
-/// else functions, lambdas without captures, and functors that cereal can serialise.
+/// A callable without arguments that is sent to each worker, or nothing. Sent as a call's callable is: by fork
+/// anything, else functions, lambdas without captures, and functors that cereal can serialise.
 class worker_initializer {
  public:
   worker_initializer() = default;
   template <class F>
-    requires(!std::same_as<std::decay_t<F>, worker_initializer> && std::invocable<std::decay_t<F>&>)
-  worker_initializer(F&& fn)
+  requires(!std::same_as<std::decay_t<F>, worker_initializer> && std::invocable<std::decay_t<F>&>)
+      worker_initializer(F&& fn)
       : task_(std::make_shared<detail::initializer_task<std::decay_t<F>>>(std::forward<F>(fn))),
         why_it_stays_(detail::why_it_stays<std::decay_t<F>, void()>()) {}
 

@@ -36,12 +36,13 @@ class task_result_base {
   [[nodiscard]] const std::exception_ptr& error() const noexcept { return error_; }
   /// One sentence on what went wrong; empty where nothing did.
   [[nodiscard]] const std::string& what() const noexcept { return what_; }
-  /// The item's own: wall time always; CPU time, peak memory (of its worker so far) and page faults as its worker saw them,
-  /// and zero where it took less than about 50 us.
+  /// The item's own: wall time always; CPU time, peak memory (of its worker so far) and page faults as its worker saw
+  /// them, and zero where it took less than about 50 us.
   [[nodiscard]] const pynisher::usage& usage() const noexcept { return usage_; }
 
  protected:
-  task_result_base(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error, std::string what)
+  task_result_base(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error,
+                   std::string what)
       : index_(index), worker_(worker), usage_(used), error_(std::move(error)), what_(std::move(what)) {}
   void rethrow_if_failed() const {
     if (error_) std::rethrow_exception(error_);
@@ -61,8 +62,8 @@ class task_result_base {
 template <class R>
 class [[nodiscard]] task_result : public detail::task_result_base {
  public:
-  task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error, std::string what,
-              std::optional<R>&& value)
+  task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error,
+              std::string what, std::optional<R>&& value)
       : task_result_base(index, worker, used, std::move(error), std::move(what)), value_(std::move(value)) {}
 
   /// The value; throws what the worker threw, or what its end is called.
@@ -95,7 +96,8 @@ class [[nodiscard]] task_result : public detail::task_result_base {
 template <>
 class [[nodiscard]] task_result<void> : public detail::task_result_base {
  public:
-  task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error, std::string what)
+  task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error,
+              std::string what)
       : task_result_base(index, worker, used, std::move(error), std::move(what)) {}
   /// Throws what the worker threw, or what its end is called.
   void value() const { rethrow_if_failed(); }

@@ -14,8 +14,8 @@
 //       else log(r.index(), r.what());
 //     }
 //
-// A worker is constructed in the process (or thread) in which it stays. One that dies, hangs or breaks a limit costs the
-// item that it was working on, and is made again.
+// A worker is constructed in the process (or thread) in which it stays. One that dies, hangs or breaks a limit costs
+// the item that it was working on, and is made again.
 
 #include <concepts>
 #include <cstddef>
@@ -74,23 +74,25 @@ template <std::ranges::input_range Range>
   return made;
 }
 
-/// Workers of one type. Move-only; all of it may be used from many threads, and many maps at once. Its end waits for the
-/// workers, for as long as `join_timeout` says, and then ends them.
+/// Workers of one type. Move-only; all of it may be used from many threads, and many maps at once. Its end waits for
+/// the workers, for as long as `join_timeout` says, and then ends them.
 ///
-/// The constructor waits until every worker is made. It throws what a worker's constructor (or initializer) throws, what
-/// the end of one is called, `std::invalid_argument` and `UnsupportedException` for options, `StartException`; no process
-/// is left then.
+/// The constructor waits until every worker is made. It throws what a worker's constructor (or initializer) throws,
+/// what the end of one is called, `std::invalid_argument` and `UnsupportedException` for options, `StartException`; no
+/// process is left then.
 template <class Worker>
 class worker_pool {
  public:
   explicit worker_pool(pool_options wanted = {}) : worker_pool(std::move(wanted), shared()) {}
   template <class... S>
   worker_pool(pool_options wanted, shared_arguments<S...> common)
-      : worker_pool(std::move(wanted), std::make_unique<detail::object_factory<Worker, std::tuple<S...>, void>>(
-                                           std::move(common.values), std::vector<std::tuple<>>()),
+      : worker_pool(std::move(wanted),
+                    std::make_unique<detail::object_factory<Worker, std::tuple<S...>, void>>(
+                        std::move(common.values), std::vector<std::tuple<>>()),
                     detail::copies<std::tuple<S...>>, why_it_stays<std::tuple<S...>, std::tuple<>>()) {}
   template <class T>
-  worker_pool(pool_options wanted, per_worker_arguments<T> own) : worker_pool(std::move(wanted), shared(), std::move(own)) {}
+  worker_pool(pool_options wanted, per_worker_arguments<T> own)
+      : worker_pool(std::move(wanted), shared(), std::move(own)) {}
   template <class... S, class T>
   worker_pool(pool_options wanted, shared_arguments<S...> common, per_worker_arguments<T> own)
       : worker_pool(std::move(wanted), checked_factory(wanted, std::move(common), std::move(own)),
@@ -99,14 +101,15 @@ class worker_pool {
   /// The results for all items of `input`, which must outlive them where it is an lvalue. Nothing is read yet. Throws
   /// `std::invalid_argument` where such items cannot be passed as the pool's options say.
   template <std::ranges::viewable_range Range>
-    requires std::ranges::input_range<Range>
+  requires std::ranges::input_range<Range>
   auto map(Range&& input, order wanted = order::input) {
     using view = std::views::all_t<Range>;
     using item = std::remove_cvref_t<std::ranges::range_reference_t<view>>;
     using result = detail::map_result_of<Worker, item>;
-    static_assert(std::is_void_v<result> || detail::sendable<result>,
-                  "pynisher: the worker's result cannot cross between processes. Return a value that cereal can serialise "
-                  "and that has a default constructor.");
+    static_assert(
+        std::is_void_v<result> || detail::sendable<result>,
+        "pynisher: the worker's result cannot cross between processes. Return a value that cereal can serialise "
+        "and that has a default constructor.");
     const auto way = detail::way_for<Worker, result, item>(core_->plan().given.passing);
     if (way.entry == nullptr) {
       throw std::invalid_argument("passing: the worker cannot be called in this way with items of type " +
@@ -130,29 +133,35 @@ class worker_pool {
   friend auto make_pool(pool_options wanted, F&& fn);
 
   // By reference: nothing is moved before all arguments are there.
-  worker_pool(pool_options&& wanted, std::unique_ptr<detail::worker_factory> factory, bool can_be_copied, const char* why_it_stays)
+  worker_pool(pool_options&& wanted, std::unique_ptr<detail::worker_factory> factory, bool can_be_copied,
+              const char* why_it_stays)
       : name_(factory->name()) {
     if (wanted.backend == backend::threads && !can_be_copied) {
-      throw std::invalid_argument("backend: threads need arguments that can be copied, so that each worker has its own");
+      throw std::invalid_argument(
+          "backend: threads need arguments that can be copied, so that each worker has its own");
     }
     core_ = detail::pool_core::open(detail::plan_pool(std::move(wanted), why_it_stays), std::move(factory));
   }
 
   template <class... S, class T>
-  static std::unique_ptr<detail::worker_factory> checked_factory(const pool_options& wanted, shared_arguments<S...>&& common,
+  static std::unique_ptr<detail::worker_factory> checked_factory(const pool_options& wanted,
+                                                                 shared_arguments<S...>&& common,
                                                                  per_worker_arguments<T>&& own) {
     const std::size_t values = own.values.size(), workers = detail::worker_count(wanted);
     if (values != workers) {
-      throw std::invalid_argument("per_worker: " + std::to_string(values) + " values for " + std::to_string(workers) + " workers");
+      throw std::invalid_argument("per_worker: " + std::to_string(values) + " values for " + std::to_string(workers) +
+                                  " workers");
     }
-    return std::make_unique<detail::object_factory<Worker, std::tuple<S...>, T>>(std::move(common.values), std::move(own.values));
+    return std::make_unique<detail::object_factory<Worker, std::tuple<S...>, T>>(std::move(common.values),
+                                                                                 std::move(own.values));
   }
   template <class Shared, class Own>
   static constexpr const char* why_it_stays() {
     if constexpr (detail::sendable<Shared> && detail::sendable<Own>) {
       return nullptr;
     } else {
-      return "an argument of the worker's constructor cannot be sent to a process that is started afresh: take values that "
+      return "an argument of the worker's constructor cannot be sent to a process that is started afresh: take values "
+             "that "
              "cereal can serialise and that have a default constructor, or use context = fork";
     }
   }
@@ -170,7 +179,8 @@ template <class F>
     if (worker == nullptr) throw std::invalid_argument("fn: an empty function cannot be called");
   }
   constexpr const char* why = detail::why_it_stays<callable, detail::generic_signature>();
-  return worker_pool<callable>(std::move(wanted), std::make_unique<detail::function_factory<callable>>(std::move(worker)),
+  return worker_pool<callable>(std::move(wanted),
+                               std::make_unique<detail::function_factory<callable>>(std::move(worker)),
                                std::copy_constructible<callable>, why);
 }
 

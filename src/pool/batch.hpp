@@ -18,10 +18,10 @@ namespace pynisher::detail {
 
 /// An item that has ended, with what came of it still packed.
 struct finished_item {
-  std::uint64_t index = 0;               ///< in the map's input
+  std::uint64_t index = 0;  ///< in the map's input
   unsigned worker = pool_core::no_worker;
-  lane_frame kind = lane_frame::value;   ///< how it has ended, where it has ended by itself
-  std::size_t begin = 0, size = 0;       ///< of what came, in the bytes that it is handed over with
+  lane_frame kind = lane_frame::value;  ///< how it has ended, where it has ended by itself
+  std::size_t begin = 0, size = 0;      ///< of what came, in the bytes that it is handed over with
   pynisher::usage usage;
   std::shared_ptr<raw_outcome> outcome;  ///< where it has not: its worker has died, or it never ran
 };

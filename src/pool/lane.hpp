@@ -24,7 +24,7 @@ struct lane_slot {
   std::uint32_t entry_size;  ///< bytes of its introduction, before the items
   std::uint64_t offset;      ///< of the message in the ring of tasks; `in_file`: it comes as a file of its own
   std::uint64_t size;
-  std::uint64_t serial;      ///< by which that file is known
+  std::uint64_t serial;  ///< by which that file is known
   static constexpr std::uint64_t in_file = ~std::uint64_t{0};
   static constexpr std::uint64_t nowhere = in_file - 1;  ///< it could not be sent; its items are refused
 };
@@ -36,11 +36,11 @@ struct lane_item {
 };
 
 enum class lane_frame : std::uint32_t {
-  skip = 1,   ///< nothing from here to the ring's end
-  ready,      ///< the worker is made
-  piece,      ///< the beginning of a body of which more comes
-  value,      ///< an item has ended: its packed result
-  exception,  ///< an item, or the making of the worker, has ended: a packed exception
+  skip = 1,       ///< nothing from here to the ring's end
+  ready,          ///< the worker is made
+  piece,          ///< the beginning of a body of which more comes
+  value,          ///< an item has ended: its packed result
+  exception,      ///< an item, or the making of the worker, has ended: a packed exception
   unsendable,     ///< the same: its arguments made no sense there, or its result could not be packed; why
   out_of_memory,  ///< the same: `std::bad_alloc`, and no memory to say more
   forget,         ///< the pieces that have come are worth nothing
@@ -88,7 +88,9 @@ struct lane {
 
   [[nodiscard]] std::byte* task_bytes() { return reinterpret_cast<std::byte*>(this) + header_size; }
   [[nodiscard]] std::byte* result_bytes() { return task_bytes() + tasks_size; }
-  [[nodiscard]] static constexpr std::uint64_t padded(std::uint64_t size) { return (size + unit - 1) & ~std::uint64_t{unit - 1}; }
+  [[nodiscard]] static constexpr std::uint64_t padded(std::uint64_t size) {
+    return (size + unit - 1) & ~std::uint64_t{unit - 1};
+  }
 };
 static_assert(sizeof(lane) <= lane::header_size);
 static_assert(sizeof(lane_item) == lane::unit && sizeof(lane_frame_header) == lane::unit);

@@ -55,7 +55,8 @@ lane_end::lane_end() : memory_(std::make_shared<lane_memory>()), lane_(memory_->
   socket_ = platform::call_fd(ends[0]);
   workers_socket_ = platform::call_fd(ends[1]);
   if (!results_bell_ || !urgent_bell_) throw StartException("make a doorbell", {EMFILE, std::system_category()});
-  const int descriptors[descriptors_of_lane] = {memory_->descriptor(), results_bell_.descriptor(), urgent_bell_.descriptor()};
+  const int descriptors[descriptors_of_lane] = {memory_->descriptor(), results_bell_.descriptor(),
+                                                urgent_bell_.descriptor()};
   if (!send_descriptors(socket_.get(), descriptors)) {
     throw StartException("send descriptors to a worker", {errno, std::system_category()});
   }
@@ -132,7 +133,8 @@ bool lane_end::write_file(lane_slot& slot, const std::vector<std::byte>& introdu
   const platform::call_fd file = platform::make_memory_file(0);
   std::vector<std::byte> head = introduction;
   head.resize(round_up(introduction.size()));
-  if (!file || !write_whole(file.get(), head.data(), head.size()) || !write_whole(file.get(), items, size)) return false;
+  if (!file || !write_whole(file.get(), head.data(), head.size()) || !write_whole(file.get(), items, size))
+    return false;
   slot.offset = lane_slot::in_file;
   slot.serial = ++file_serial_;
   const int descriptors[] = {file.get()};
@@ -222,7 +224,8 @@ lane_end::frame lane_end::take_frame(const lane_frame_header& header, std::uint6
     to->grow(padding);
     body_begin_ = to->arrived();
   }
-  if (header.size > platform::physical_memory() / 2 - std::min(to->arrived(), static_cast<std::size_t>(platform::physical_memory() / 2))) {
+  if (header.size > platform::physical_memory() / 2 -
+                        std::min(to->arrived(), static_cast<std::size_t>(platform::physical_memory() / 2))) {
     found.state = frame::state_kind::too_large;
     return found;
   }

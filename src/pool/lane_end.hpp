@@ -32,7 +32,8 @@ class lane_end {
   void started() { workers_socket_ = platform::call_fd(); }
 
   // --- tasks
-  /// Sends what of it has not ended; wakes the worker. Where the system is out of something, the worker refuses the items.
+  /// Sends what of it has not ended; wakes the worker. Where the system is out of something, the worker refuses the
+  /// items.
   void push(batch& what);
   /// Takes the last one back. False: it has begun.
   bool take_back();
@@ -55,8 +56,8 @@ class lane_end {
     bool measured = false;
     lane_usage usage{};
   };
-  /// The next end of an item, whose body is at the end of `to` then; null: no item is being waited for, so that whatever
-  /// comes is a lie. Pieces of what is coming are taken as well. Throws `std::bad_alloc`.
+  /// The next end of an item, whose body is at the end of `to` then; null: no item is being waited for, so that
+  /// whatever comes is a lie. Pieces of what is coming are taken as well. Throws `std::bad_alloc`.
   frame next(reply_bytes* to);
   /// How the worker is to let the program know of results: `lane::nobody`, `asleep`, `awake`.
   void set_watcher(std::uint32_t now) { lane_.watcher.store(now); }
@@ -72,7 +73,8 @@ class lane_end {
     bool introduces = false;  ///< its kind of task to the worker
   };
   [[nodiscard]] std::optional<std::uint64_t> find_room(std::uint64_t size) const;
-  bool write_file(lane_slot& slot, const std::vector<std::byte>& introduction, const std::byte* items, std::size_t size);
+  bool write_file(lane_slot& slot, const std::vector<std::byte>& introduction, const std::byte* items,
+                  std::size_t size);
   std::uint32_t number_of(const task_entry& entry, std::vector<std::byte>& introduction);
   void publish_taken();
   frame take_frame(const lane_frame_header& header, std::uint64_t whole, reply_bytes* to);

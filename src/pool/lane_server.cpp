@@ -107,10 +107,7 @@ void lane_writer::forget() {
 // --- the worker -------------------------------------------------------------------------------------------------
 
 lane_server::lane_server(lane& with, std::span<const platform::call_fd> bells, int conversation, bool in_process)
-    : lane_(with),
-      writer_(with, bells[0].get(), bells[1].get()),
-      conversation_(conversation),
-      in_process_(in_process) {
+    : lane_(with), writer_(with, bells[0].get(), bells[1].get()), conversation_(conversation), in_process_(in_process) {
   peak_at_first_ = usage_now().peak;
 }
 
@@ -224,8 +221,8 @@ void lane_server::end_item(lane_frame kind, output_archive& out, lane_slot* last
   auto kind_sent = static_cast<std::uint32_t>(kind);
   if (now - looked_ >= look_interval) {
     const lane_usage all = usage_now();
-    const lane_usage cost{all.user_ns - seen_.user_ns, all.system_ns - seen_.system_ns, all.peak - std::min(all.peak, peak_at_first_),
-                          all.page_faults - seen_.page_faults};
+    const lane_usage cost{all.user_ns - seen_.user_ns, all.system_ns - seen_.system_ns,
+                          all.peak - std::min(all.peak, peak_at_first_), all.page_faults - seen_.page_faults};
     out.write(&cost, sizeof cost);
     kind_sent |= lane_frame_measured;
     seen_ = all;
@@ -300,7 +297,8 @@ lane_usage lane_server::usage_now() const {
   };
   // A thread's peak is its process's.
   const std::uint64_t peak = in_process_ ? static_cast<std::uint64_t>(used.ru_maxrss) * 1024 : 0;
-  return {nanoseconds(used.ru_utime), nanoseconds(used.ru_stime), peak, static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt)};
+  return {nanoseconds(used.ru_utime), nanoseconds(used.ru_stime), peak,
+          static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt)};
 }
 
 }  // namespace pynisher::detail

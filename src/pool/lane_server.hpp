@@ -53,8 +53,8 @@ class lane_writer final : public byte_sink {
 
 class lane_server {
  public:
-  /// `bells`: of results, and the urgent one. `conversation`: where large tasks come from. `in_process`: of its own, whose
-  /// output is written out after each message.
+  /// `bells`: of results, and the urgent one. `conversation`: where large tasks come from. `in_process`: of its own,
+  /// whose output is written out after each message.
   lane_server(lane& with, std::span<const platform::call_fd> bells, int conversation, bool in_process);
 
   /// The whole life of a worker: `make` calls back with its object, for which tasks are run until the lane is closed.

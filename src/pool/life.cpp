@@ -44,6 +44,7 @@ class worker_task final : public child_task {
   explicit worker_task(input_archive& in) {
     std::vector<std::byte> initializer, factory;
     in(what_.number, initializer, factory);
+    in.read(&what_.mask, sizeof what_.mask);
     if (!initializer.empty()) {
       input_archive from(initializer.data(), initializer.size());
       initializer_ = read_call(from);
@@ -55,6 +56,8 @@ class worker_task final : public child_task {
   }
 
   void run(output_archive& /*reply*/) override {
+    // The thread that has started this one has all of them blocked.
+    pthread_sigmask(SIG_SETMASK, &what_.mask, nullptr);
     std::array<platform::call_fd, descriptors_of_lane> received;
     if (!receive_descriptors(own_conversation(), received)) throw wire_error("the worker's lane has not come");
     lane* const with = map_received_lane(received[0].get());
@@ -72,6 +75,7 @@ class worker_task final : public child_task {
       initializer = pack_bytes([&](output_archive& to) { write_call(to, *task); });
     }
     out(what_.number, initializer, pack_bytes([&](output_archive& to) { write_call(to, *what_.factory); }));
+    out.write(&what_.mask, sizeof what_.mask);
   }
 
   static std::unique_ptr<child_task> unpack(input_archive& in) { return std::make_unique<worker_task>(in); }
@@ -88,7 +92,8 @@ const call_entry* worker_task::entry() const { return what_.factory->entry() != 
 
 class process_life final : public worker_life {
  public:
-  process_life(const worker_order& what, lane_end& with, std::function<void()> tell) : ended_(std::make_shared<std::atomic<bool>>(false)) {
+  process_life(const worker_order& what, lane_end& with, std::function<void()> tell)
+      : ended_(std::make_shared<std::atomic<bool>>(false)) {
     worker_task task(what);
     call_ = start_in_flight(what.limits, task, with.workers_socket());
     with.started();
@@ -111,7 +116,8 @@ class process_life final : public worker_life {
 
 class thread_life final : public worker_life {
  public:
-  thread_life(const worker_order& what, lane_end& with, std::function<void()> tell) : shared_(std::make_shared<shared>()) {
+  thread_life(const worker_order& what, lane_end& with, std::function<void()> tell)
+      : shared_(std::make_shared<shared>()) {
     shared_->memory = with.memory();
     shared_->order = what;
     shared_->tell = std::move(tell);

@@ -2,6 +2,7 @@
 
 // What a worker lives in: a process, or a thread.
 
+#include <csignal>
 #include <functional>
 #include <memory>
 
@@ -31,6 +32,7 @@ struct worker_order {
   worker_initializer initializer;
   unsigned number = 0;
   std::shared_ptr<const settings> limits;
+  sigset_t mask;  ///< the signals that a process has blocked
 };
 
 /// `tell`: called when it has ended, on any thread; must not wait. Throw `StartException`, `std::system_error` and

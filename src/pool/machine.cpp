@@ -52,10 +52,7 @@ raw_outcome outcome_with(verdict how, std::string text, std::exception_ptr error
 }  // namespace
 
 pool_machine::pool_machine(pool_plan plan, std::shared_ptr<worker_factory> factory)
-    : plan_(std::move(plan)),
-      factory_(std::move(factory)),
-      scheduler_(rules_for(plan_), *this),
-      slots_(plan_.workers) {
+    : plan_(std::move(plan)), factory_(std::move(factory)), scheduler_(rules_for(plan_), *this), slots_(plan_.workers) {
   for (slot& one : slots_) one.clock = task_clock(processors_);
   if (!results_bells_ || !service_bells_ || !*deaths_ || !service_bells_.add(*deaths_)) {
     throw StartException("make a descriptor to wait by", {errno, std::system_category()});
@@ -271,7 +268,8 @@ void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame&
   slot& at = slots_[worker];
   ++at.items;
   const bool failed = how.kind != lane_frame::value;
-  const bool again = failed && how.kind != lane_frame::unsendable && !of.cancelled && scheduler_.tries_again(of.failures);
+  const bool again =
+      failed && how.kind != lane_frame::unsendable && !of.cancelled && scheduler_.tries_again(of.failures);
   const std::uint32_t failures = of.failures + 1;
   std::unique_ptr<batch> retried;
   finished_item item{of.first + of.ended, worker, how.kind, how.begin, how.size, usage_of(at, how), nullptr};

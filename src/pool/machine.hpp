@@ -4,8 +4,8 @@
 //
 // Two kinds of threads work on it. A consumer, which waits for results of its map, takes what all workers have sent and
 // sends them more: one of them at a time is the watcher, the others sleep until it has something for them. The service
-// thread, one for each pool, starts workers, buries them, looks at deadlines, and calls back for executors. Nothing of the
-// application's runs under the mutex, and nothing waits under it but for memory.
+// thread, one for each pool, starts workers, buries them, looks at deadlines, and calls back for executors. Nothing of
+// the application's runs under the mutex, and nothing waits under it but for memory.
 
 #include <condition_variable>
 #include <cstdint>
@@ -89,14 +89,14 @@ class pool_machine final : public pool_core, private pool_hands {
     std::shared_ptr<lane_end> lane;
     std::unique_ptr<worker_life> life;
     bool start_wanted = false;
-    bool made = false;             ///< the worker's object
+    bool made = false;  ///< the worker's object
     bool retiring = false;
     ended_for killed_for = ended_for::nothing;
-    std::uint64_t killed_at = 0;   ///< `items` then: the next item is the one that it was killed for
-    bool never_began = false;      ///< with that item
-    reply_bytes words;             ///< what it has said before it was made
+    std::uint64_t killed_at = 0;             ///< `items` then: the next item is the one that it was killed for
+    bool never_began = false;                ///< with that item
+    reply_bytes words;                       ///< what it has said before it was made
     std::optional<lane_end::frame> refusal;  ///< in those words
-    std::uint64_t items = 0;       ///< that have ended in this slot
+    std::uint64_t items = 0;                 ///< that have ended in this slot
     task_clock clock{1};
     clock::time_point started, first_since;
     std::optional<clock::time_point> next_look;
@@ -145,6 +145,8 @@ class pool_machine final : public pool_core, private pool_hands {
   const std::shared_ptr<worker_factory> factory_;
   const pid_t owner_ = platform::process_number();
   const unsigned processors_ = platform::processors();
+
+  sigset_t mask_{};  ///< of the thread that has opened the pool
 
   std::mutex mutex_;
   std::condition_variable changed_;  ///< a worker is made or gone, a single task has ended

@@ -77,10 +77,12 @@ class pool_map_run final : public map_run {
     if (!ready_.has_next()) look_for_results();
     if (!ready_.has_next()) return free;
     // There is something to give out. It waits for what is worth it; and for one more message where time is no matter.
-    if (free >= std::max<std::size_t>(machine_.plan().chunk, machine_.plan().window / 2) && !source_is_slow_) return free;
+    if (free >= std::max<std::size_t>(machine_.plan().chunk, machine_.plan().window / 2) && !source_is_slow_)
+      return free;
     return at_leisure_ && !added_ ? free : 0;
   }
-  void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items, const call_name& name) override {
+  void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items,
+           const call_name& name) override {
     auto message = std::make_unique<batch>();
     message->owner = owner_;
     message->items = items;
@@ -95,7 +97,8 @@ class pool_map_run final : public map_run {
     machine_.submit(std::move(message));
   }
   void add_failed(raw_outcome why) override {
-    finished_item item{read_++, pool_core::no_worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(why))};
+    finished_item item{
+        read_++, pool_core::no_worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(why))};
     arrived(std::move(item), nullptr);
   }
   void end_of_input() override { input_ended_ = true; }
@@ -132,7 +135,8 @@ class pool_map_run final : public map_run {
     if (failed) {
       ++failed_;
       static const reply_bytes none;
-      item.outcome = std::make_shared<raw_outcome>(machine_.outcome_of(item, bytes ? *bytes : none, name_of(item.index)));
+      item.outcome =
+          std::make_shared<raw_outcome>(machine_.outcome_of(item, bytes ? *bytes : none, name_of(item.index)));
       const on_error policy = machine_.plan().given.on_error;
       if (policy == on_error::immediate || policy == on_error::immediate_wait_others) {
         if (!first_error_) first_error_ = item.outcome->error;
@@ -219,7 +223,8 @@ class pool_map_run final : public map_run {
 
 }  // namespace
 
-std::unique_ptr<map_run> map_run::begin(std::shared_ptr<pool_core> core, order wanted, std::optional<std::uint64_t> total) {
+std::unique_ptr<map_run> map_run::begin(std::shared_ptr<pool_core> core, order wanted,
+                                        std::optional<std::uint64_t> total) {
   return std::make_unique<pool_map_run>(std::move(core), wanted, total);
 }
 

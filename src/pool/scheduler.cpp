@@ -187,16 +187,17 @@ bool pool_scheduler::send_next() {
 /// What waits behind a long job goes to somebody who has nothing to do.
 bool pool_scheduler::move_work() {
   if (!backlog_.empty()) return false;
-  const bool idle = std::any_of(workers_.begin(), workers_.end(), [this](const station& w) {
-    return w.now == state::ready && w.lane.empty() && !is_worn_out(w, 1);
-  });
-  if (!idle) return false;
   station* most = nullptr;
   for (auto& w : workers_) {
     if (w.lane.size() < 2 || w.holds_on) continue;
     if (most == nullptr || w.lane.size() > most->lane.size()) most = &w;
   }
-  return most != nullptr && take_back_last(static_cast<unsigned>(most - workers_.data()));
+  if (most == nullptr) return false;
+  const std::size_t items = left(*most->lane.back());
+  const bool idle = std::any_of(workers_.begin(), workers_.end(), [&](const station& w) {
+    return w.now == state::ready && w.lane.empty() && !is_worn_out(w, items);
+  });
+  return idle && take_back_last(static_cast<unsigned>(most - workers_.data()));
 }
 
 bool pool_scheduler::retire_worn_out() {

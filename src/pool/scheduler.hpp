@@ -6,7 +6,8 @@
 //   backlog: jobs that no worker has, first come first served
 //   lane:    jobs that a worker has been given; it works on the first, and the last can be taken back until it begins
 //
-// A job is one message to a worker: one item, or several that are run one after the other. Its items end in their order.
+// A job is one message to a worker: one item, or several that are run one after the other. Its items end in their
+// order.
 
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +18,7 @@ namespace pynisher::detail {
 
 /// What the scheduler knows of a message. Owned by whoever has submitted it, until it is over or given up.
 struct job {
-  std::uint64_t owner = 0;     ///< the map, or the executor, that it is of
+  std::uint64_t owner = 0;  ///< the map, or the executor, that it is of
   std::uint32_t items = 1;
   std::uint32_t ended = 0;     ///< items of it that have ended; the next one is being worked on, or will be
   std::uint32_t failures = 0;  ///< how often that next one has been tried in vain
@@ -44,11 +45,11 @@ class pool_scheduler {
  public:
   struct rules {
     unsigned workers = 1;
-    unsigned depth = 2;              ///< jobs that a worker has at once, at most
+    unsigned depth = 2;  ///< jobs that a worker has at once, at most
     unsigned retries = 0;
     std::size_t tasks_per_worker = 0;  ///< 0: any number
-    bool replace = true;             ///< dead workers
-    unsigned start_attempts = 3;     ///< in a row, for one worker
+    bool replace = true;               ///< dead workers
+    unsigned start_attempts = 3;       ///< in a row, for one worker
   };
 
   pool_scheduler(const rules& by, pool_hands& hands);
@@ -98,7 +99,8 @@ class pool_scheduler {
     std::size_t given = 0;       ///< items since it was started
     unsigned failed_starts = 0;  ///< in a row
     unsigned vain_deaths = 0;    ///< in a row, with jobs that it had not begun
-    bool holds_on = false;       ///< its last job could not be taken back; not to be asked again before something has changed
+    bool holds_on =
+        false;  ///< its last job could not be taken back; not to be asked again before something has changed
   };
 
   void go_on();

@@ -32,7 +32,8 @@ constexpr auto time_for_sigterm = 1s;
 std::shared_ptr<pool_core> pool_core::open(pool_plan plan, std::unique_ptr<worker_factory> factory) {
   auto machine = std::make_unique<pool_machine>(std::move(plan), std::shared_ptr<worker_factory>(std::move(factory)));
   machine->open();
-  return std::shared_ptr<pool_core>(machine.release(), [](pool_core* core) { static_cast<pool_machine*>(core)->let_go(); });
+  return std::shared_ptr<pool_core>(machine.release(),
+                                    [](pool_core* core) { static_cast<pool_machine*>(core)->let_go(); });
 }
 
 void pool_machine::open() {
@@ -40,6 +41,7 @@ void pool_machine::open() {
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
+  mask_ = before;
   try {
     service_ = std::thread([this] { serve(); });
   } catch (...) {
@@ -84,7 +86,8 @@ void pool_machine::close() {
 }
 
 void pool_machine::let_go() {
-  if (owner_ != platform::process_number()) return;  // a forked copy of the program has neither the thread nor the workers
+  if (owner_ != platform::process_number())
+    return;  // a forked copy of the program has neither the thread nor the workers
   if (std::this_thread::get_id() == service_.get_id()) {
     // From a callback: the service thread closes the pool itself, with what else it needs for that.
     std::thread([this] { let_go(); }).detach();
@@ -155,7 +158,8 @@ std::vector<std::int64_t> pool_machine::pids() {
   return all;
 }
 
-// --- the service thread -----------------------------------------------------------------------------------------------
+// --- the service thread
+// -----------------------------------------------------------------------------------------------
 
 void pool_machine::serve() {
   lock held(mutex_);
@@ -219,7 +223,7 @@ void pool_machine::retire(unsigned worker) {
 
 void pool_machine::start_worker(unsigned worker, lock& held) {
   slot& at = slots_[worker];
-  worker_order what{factory_, plan_.given.initializer, worker, plan_.worker_limits};
+  worker_order what{factory_, plan_.given.initializer, worker, plan_.worker_limits, mask_};
   std::shared_ptr<lane_end> lane;
   std::unique_ptr<worker_life> life;
   std::exception_ptr why;
@@ -228,7 +232,8 @@ void pool_machine::start_worker(unsigned worker, lock& held) {
     try {
       const auto tell = [deaths = deaths_] { platform::doorbell::raise(deaths->descriptor()); };
       lane = std::make_shared<lane_end>();
-      life = plan_.given.backend == backend::threads ? start_thread(what, *lane, tell) : start_process(what, *lane, tell);
+      life =
+          plan_.given.backend == backend::threads ? start_thread(what, *lane, tell) : start_process(what, *lane, tell);
     } catch (...) {
       why = std::current_exception();
     }
@@ -290,7 +295,8 @@ void pool_machine::look_at_time(unsigned worker, clock::time_point now) {
   const auto& lane = scheduler_.lane(worker);
   if (!at.life || !at.lane || at.killed_for != ended_for::nothing) return;
   if (at.retiring) return kill(worker, ended_for::cancelled);
-  task_clock::sight seen{.now = now, .task = {}, .begun = false, .sent = now, .waiting_since = now, .claimed_begin = now};
+  task_clock::sight seen{
+      .now = now, .task = {}, .begun = false, .sent = now, .waiting_since = now, .claimed_begin = now};
   task_clock::limits by;
   if (!lane.empty()) {
     const batch& first = as_batch(*lane.front());

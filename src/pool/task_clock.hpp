@@ -2,8 +2,8 @@
 
 // The time that a task has had: pure, and told the time.
 //
-// When a task has begun only its worker knows, so the worker says so, and is believed within what is possible: not before
-// it was seen with the task before that, nor after it was first seen with this one.
+// When a task has begun only its worker knows, so the worker says so, and is believed within what is possible: not
+// before it was seen with the task before that, nor after it was first seen with this one.
 
 #include <algorithm>
 #include <chrono>
@@ -25,10 +25,10 @@ class task_clock {
     time_point now;
     std::optional<std::uint64_t> task;  ///< a number of its own; empty: it has none
     bool begun = false;
-    time_point sent;           ///< when the task was sent; it cannot have begun before
-    time_point waiting_since;  ///< since when, as far as is known, nothing has kept the worker from beginning with it
-    time_point claimed_begin;  ///< by the worker
-    nanoseconds cpu{0};        ///< of the worker, so far
+    time_point sent;             ///< when the task was sent; it cannot have begun before
+    time_point waiting_since;    ///< since when, as far as is known, nothing has kept the worker from beginning with it
+    time_point claimed_begin;    ///< by the worker
+    nanoseconds cpu{0};          ///< of the worker, so far
     nanoseconds claimed_cpu{0};  ///< at the task's beginning, by the worker
   };
   enum class over : std::uint8_t { nothing, wall_time, cpu_time };

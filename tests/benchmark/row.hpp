@@ -48,6 +48,7 @@ std::vector<row> scaling_rows();
 std::vector<row> start_method_rows();
 std::vector<row> isolate_rows();
 std::vector<row> leftover_rows();
+std::vector<row> pool_rows();
 
 /// `effort` multiplies the rounds; 0: as few as show that it can be measured. Keeps `r` for `row_named`.
 void register_row(row r, double effort);

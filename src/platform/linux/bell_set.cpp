@@ -30,7 +30,8 @@ void bell_set::wait(std::optional<clock::time_point> until) {
   // epoll_wait counts in milliseconds; poll can wait for the set to the nanosecond.
   pollfd ready{set_.get(), POLLIN, 0};
   const auto left = std::max(std::chrono::nanoseconds(0), std::chrono::nanoseconds(*until - clock::now()));
-  const timespec timeout{static_cast<time_t>(left.count() / 1'000'000'000), static_cast<long>(left.count() % 1'000'000'000)};
+  const timespec timeout{static_cast<time_t>(left.count() / 1'000'000'000),
+                         static_cast<long>(left.count() % 1'000'000'000)};
   if (::ppoll(&ready, 1, &timeout, nullptr) > 0) {
     ::epoll_wait(set_.get(), found.data(), static_cast<int>(found.size()), 0);
   }

@@ -6,8 +6,8 @@
 //   core:   decides who runs what (src/pool/scheduler), talks to the workers, ends and replaces them
 //   worker: constructs its object, unpacks tasks, calls, packs results (src/pool/lane_server)
 //
-// A worker is a process (or a thread) that shares one piece of memory with the program, its lane: tasks go through it one
-// way, results the other, without a system call as long as both sides have something to do.
+// A worker is a process (or a thread) that shares one piece of memory with the program, its lane: tasks go through it
+// one way, results the other, without a system call as long as both sides have something to do.
 
 #include <chrono>
 #include <cstddef>
@@ -71,8 +71,8 @@ struct pool_plan {
 };
 /// How many workers these options mean.
 std::size_t worker_count(const pool_options& given);
-/// Throws `std::invalid_argument` and `UnsupportedException`, naming the option. `why_it_stays`: the reason why the worker
-/// cannot be sent to a process that is started afresh; null: it can.
+/// Throws `std::invalid_argument` and `UnsupportedException`, naming the option. `why_it_stays`: the reason why the
+/// worker cannot be sent to a process that is started afresh; null: it can.
 pool_plan plan_pool(pool_options given, const char* why_it_stays);
 
 /// Thread-safe. All of it is the program's that made it; a forked copy of the program must let it be.
@@ -97,8 +97,8 @@ class pool_core {
 
   enum class task_state : std::uint8_t { queued, running, over };
   [[nodiscard]] virtual task_state state_of(ticket which) = 0;
-  /// True: it will not run, or is made to stop; its handler gets `verdict::cancelled`. A task that runs is ended only where
-  /// `kill` is set and its worker is a process, which is replaced.
+  /// True: it will not run, or is made to stop; its handler gets `verdict::cancelled`. A task that runs is ended only
+  /// where `kill` is set and its worker is a process, which is replaced.
   virtual bool cancel(ticket which, bool kill) = 0;
 
   /// Waits until nothing is queued or running any more, or until then. False: there is still something.
@@ -108,8 +108,8 @@ class pool_core {
   /// Ends the workers at once, with what they run: by SIGTERM and, where that is ignored for a second, SIGKILL; or by
   /// SIGKILL right away. The pool is over then, as after `close`.
   virtual void end_workers(bool kill) = 0;
-  /// Nothing new is taken; what runs has the join timeout to end. Comes back when no worker is left (threads that do not
-  /// end in time are left alone). May be called again.
+  /// Nothing new is taken; what runs has the join timeout to end. Comes back when no worker is left (threads that do
+  /// not end in time are left alone). May be called again.
   virtual void close() = 0;
 
   /// Why the pool is broken; null: it is not.

@@ -18,10 +18,17 @@
 
 namespace pynisher::detail {
 
-/// An argument as the pool keeps it: characters as a string, anything else as what it is.
+template <class T>
+struct kept_as : std::type_identity<T> {};
+template <class T>
+requires is_c_string<T> || std::is_same_v<T, std::string_view>
+struct kept_as<T> : std::type_identity<std::string> {
+};
+template <class... T>
+struct kept_as<std::tuple<T...>> : std::type_identity<std::tuple<typename kept_as<T>::type...>> {};
+/// An argument as the pool keeps it: characters as a string, in a tuple too; anything else as what it is.
 template <class A>
-using kept_argument = std::conditional_t<is_c_string<A> || std::is_same_v<std::decay_t<A>, std::string_view>, std::string,
-                                         std::decay_t<A>>;
+using kept_argument = typename kept_as<std::decay_t<A>>::type;
 
 /// A copy, for a worker of its own; what cannot be copied is taken, as a process has its own of everything.
 template <class T>
@@ -94,8 +101,9 @@ class object_factory final : public worker_factory {
             W worker(std::move(each)...);
             serve(&worker);
           } else {
-            static_assert(requires { W{std::move(each)...}; },
-                          "pynisher: the worker cannot be constructed from the shared arguments followed by its own.");
+            static_assert(
+                requires { W{std::move(each)...}; },
+                "pynisher: the worker cannot be constructed from the shared arguments followed by its own.");
             W worker{std::move(each)...};
             serve(&worker);
           }

@@ -42,10 +42,10 @@ template <class T>
 auto fields_of(T& value) {
   constexpr std::size_t count = field_count<std::remove_cv_t<T>>();
   static_assert(count > 0, "pynisher: passing::named spreads the fields of an aggregate with 1 to 12 fields");
-#define PYNISHER_FIELDS_(number, ...)        \
-  if constexpr (count == number) {           \
-    auto& [__VA_ARGS__] = value;             \
-    return std::tie(__VA_ARGS__);            \
+#define PYNISHER_FIELDS_(number, ...) \
+  if constexpr (count == number) {    \
+    auto& [__VA_ARGS__] = value;      \
+    return std::tie(__VA_ARGS__);     \
   }
   PYNISHER_FIELDS_(1, a)
   PYNISHER_FIELDS_(2, a, b)
@@ -108,7 +108,8 @@ struct worker_call {
 };
 
 template <class P, class A>
-concept packs_as = argument_on_arrival<P>::possible && std::constructible_from<typename argument_on_arrival<P>::held, const A&>;
+concept packs_as = argument_on_arrival<P>::possible && std::constructible_from < typename argument_on_arrival<P>::held,
+const A& > ;
 
 /// How the worker is called with arguments of these types: as its one signature says, or as they are; void: not at all.
 template <class W, class Signature, class... A>
@@ -116,13 +117,12 @@ struct call_for {
   using type = void;
 };
 template <class W, class R, class... P, class... A>
-  requires(sizeof...(P) == sizeof...(A) && (packs_as<P, A> && ...))
-struct call_for<W, R(P...), A...> {
+requires(sizeof...(P) == sizeof...(A) && (packs_as<P, A> && ...)) struct call_for<W, R(P...), A...> {
   using type = worker_call<W, P...>;
 };
 template <class W, class... A>
-concept callable_as_is = (argument_on_arrival<A>::possible && ...) &&
-                         std::invocable<W&, typename argument_on_arrival<A>::given...>;
+concept callable_as_is =
+    (argument_on_arrival<A>::possible && ...) && std::invocable<W&, typename argument_on_arrival<A>::given...>;
 
 template <class W, class... A>
 consteval auto choose_call() {
@@ -148,7 +148,9 @@ struct pass_single {
 };
 
 template <class T>
-concept tuple_like = requires { std::tuple_size<T>::value; };
+concept tuple_like = requires {
+  std::tuple_size<T>::value;
+};
 
 template <class W, class Item>
 struct pass_unpacked {
@@ -157,7 +159,8 @@ struct pass_unpacked {
 template <class W, tuple_like Item>
 struct pass_unpacked<W, Item> {
   template <std::size_t... I>
-  static auto choose(std::index_sequence<I...>) -> std::type_identity<chosen_call<W, std::remove_cvref_t<std::tuple_element_t<I, Item>>...>>;
+  static auto choose(std::index_sequence<I...>)
+      -> std::type_identity<chosen_call<W, std::remove_cvref_t<std::tuple_element_t<I, Item>>...>>;
   using call = typename decltype(choose(std::make_index_sequence<std::tuple_size_v<Item>>()))::type;
   static void pack(output_archive& out, const Item& item) {
     std::apply([&out](const auto&... element) { call::pack(out, element...); }, item);
@@ -169,10 +172,11 @@ struct pass_named {
   using call = void;
 };
 template <class W, class Item>
-  requires(std::is_aggregate_v<Item> && std::is_class_v<Item> && !tuple_like<Item> && field_count<Item>() > 0)
-struct pass_named<W, Item> {
+requires(std::is_aggregate_v<Item>&& std::is_class_v<Item> && !tuple_like<Item> &&
+         field_count<Item>() > 0) struct pass_named<W, Item> {
   template <class... T>
-  static auto choose(std::type_identity<std::tuple<T...>>) -> std::type_identity<chosen_call<W, std::remove_cvref_t<T>...>>;
+  static auto choose(std::type_identity<std::tuple<T...>>)
+      -> std::type_identity<chosen_call<W, std::remove_cvref_t<T>...>>;
   using call = typename decltype(choose(std::type_identity<decltype(fields_of(std::declval<const Item&>()))>()))::type;
   static void pack(output_archive& out, const Item& item) {
     std::apply([&out](const auto&... field) { call::pack(out, field...); }, fields_of(item));
@@ -189,10 +193,11 @@ consteval auto choose_result() {
   } else if constexpr (!std::is_void_v<typename pass_named<W, Item>::call>) {
     return std::type_identity<typename pass_named<W, Item>::call::result>();
   } else {
-    static_assert(!std::is_void_v<typename pass_single<W, Item>::call>,
-                  "pynisher: the worker cannot be called with these items: as they are, unpacked (tuples, pairs, arrays) or "
-                  "by the fields of an aggregate. Items must be values that cereal can serialise and that have a default "
-                  "constructor.");
+    static_assert(
+        !std::is_void_v<typename pass_single<W, Item>::call>,
+        "pynisher: the worker cannot be called with these items: as they are, unpacked (tuples, pairs, arrays) or "
+        "by the fields of an aggregate. Items must be values that cereal can serialise and that have a default "
+        "constructor.");
   }
 }
 template <class W, class Item>

@@ -2,8 +2,8 @@
 
 // One map over a pool, without the types of items and results: what `map_range` is made of.
 //
-// It lives in its consumer's thread: nothing of it happens while nobody asks for a result. What it may have read ahead is
-// bounded by the window; what arrives out of order waits in it.
+// It lives in its consumer's thread: nothing of it happens while nobody asks for a result. What it may have read ahead
+// is bounded by the window; what arrives out of order waits in it.
 
 #include <chrono>
 #include <cstddef>
@@ -32,7 +32,8 @@ struct map_result {
 class map_run {
  public:
   /// `total`: of the input, where it has a size.
-  static std::unique_ptr<map_run> begin(std::shared_ptr<pool_core> core, order wanted, std::optional<std::uint64_t> total);
+  static std::unique_ptr<map_run> begin(std::shared_ptr<pool_core> core, order wanted,
+                                        std::optional<std::uint64_t> total);
   /// Drops what has not begun, and waits until nothing of it runs: what does not end within a moment is ended, and its
   /// worker replaced. A thread that does not end is left alone.
   virtual ~map_run() = default;
@@ -40,7 +41,8 @@ class map_run {
   /// How many items may be read now; 0: `next` comes first.
   [[nodiscard]] virtual std::size_t room() = 0;
   /// Packed items, from an `item_packer`, are on their way from here on. Throws `BrokenPoolError`.
-  virtual void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items, const call_name& name) = 0;
+  virtual void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items,
+                   const call_name& name) = 0;
   /// An item that could not be packed: it has failed, and nothing else is hurt by it.
   virtual void add_failed(raw_outcome why) = 0;
   /// The next result; waits for it. Empty: there are none on their way. Calls the progress callback; throws what that

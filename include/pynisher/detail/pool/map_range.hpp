@@ -30,7 +30,8 @@ class [[nodiscard]] map_range {
 
  public:
   /// For `worker_pool`.
-  map_range(std::shared_ptr<detail::pool_core> core, V input, order wanted, detail::item_way<item> way, detail::call_name name)
+  map_range(std::shared_ptr<detail::pool_core> core, V input, order wanted, detail::item_way<item> way,
+            detail::call_name name)
       : state_(std::make_unique<state>(std::move(core), std::move(input), wanted, way, std::move(name))) {}
 
   class iterator {
@@ -51,9 +52,7 @@ class [[nodiscard]] map_range {
       return *this;
     }
     void operator++(int) { ++*this; }
-    friend bool operator==(const iterator& at, std::default_sentinel_t /*end*/) {
-      return at.is_at_end();
-    }
+    friend bool operator==(const iterator& at, std::default_sentinel_t /*end*/) { return at.is_at_end(); }
 
    private:
     [[nodiscard]] bool is_at_end() const { return of_ == nullptr || !of_->state_->current; }
@@ -67,15 +66,12 @@ class [[nodiscard]] map_range {
   }
   [[nodiscard]] std::default_sentinel_t end() const { return {}; }
   /// How many results there will be.
-  [[nodiscard]] std::size_t size() const
-    requires std::ranges::sized_range<V>
-  {
-    return state_->total.value();
-  }
+  [[nodiscard]] std::size_t size() const requires std::ranges::sized_range<V> { return state_->total.value(); }
 
  private:
   struct state {
-    state(std::shared_ptr<detail::pool_core> core, V input, order wanted, detail::item_way<item> way, detail::call_name name)
+    state(std::shared_ptr<detail::pool_core> core, V input, order wanted, detail::item_way<item> way,
+          detail::call_name name)
         : view(std::move(input)), way_(way), name_(std::move(name)), chunk_(core->plan().chunk) {
       std::optional<std::uint64_t> expected;
       if constexpr (std::ranges::sized_range<V>) {
