@@ -95,7 +95,7 @@ class process_life final : public worker_life {
   process_life(const worker_order& what, lane_end& with, std::function<void()> tell)
       : ended_(std::make_shared<std::atomic<bool>>(false)) {
     worker_task task(what);
-    call_ = start_in_flight(what.limits, task, with.workers_socket());
+    call_ = start_in_flight(what.limits, task, {.conversation = with.workers_socket()});
     with.started();
     if (call_->pid() < 0) std::rethrow_exception(call_->conclude().error);
     call_->when_done([ended = ended_, tell = std::move(tell)] {

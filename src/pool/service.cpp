@@ -364,6 +364,7 @@ void pool_machine::bury(unsigned worker, lock& held) {
     owner = first.owner;
     index = first.first + first.ended;
     name = first.name;
+    if (first.ticket == 0) name.arguments = fmt::format("item {}", index);
     limits = first.limits;
     hand_over(first);
     first.replies = {};
