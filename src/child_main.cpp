@@ -15,6 +15,8 @@
 
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
+#include "mail_link.hpp"
+#include "mail_packing.hpp"
 #include "platform/contract.hpp"
 
 namespace pynisher::detail {
@@ -155,6 +157,7 @@ void prepare_for_children() {
 void begin_reply() {
   if (!is_the_child()) platform::leave(0);
   claim_reply();
+  begin_packing_reply();
 }
 
 [[gnu::hot]] void prepare_to_run() noexcept {
@@ -173,12 +176,14 @@ void begin_reply() {
   call.archive = &archive;
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
+  set_own_region(region, plan.doorbell);
   if (!call.is_prepared) prepare_to_run();
   // What the function starts is no such child.
   call.is_prepared = false;
 
   try {
     task.run(archive);
+    finish_packing_reply();
     flush_output();
     platform::note_usage(*call.region);
     writer.commit(reply_kind::value, 0, archive);

@@ -25,8 +25,8 @@ struct memory_file {
   [[nodiscard]] boost::interprocess::mode_t get_mode() const { return boost::interprocess::read_write; }
 };
 
-boost::interprocess::mapped_region mapped(int file) {
-  return {memory_file{file}, boost::interprocess::read_write, 0, reply_region::size};
+boost::interprocess::mapped_region mapped(int file, std::size_t size = reply_region::size) {
+  return {memory_file{file}, boost::interprocess::read_write, 0, size};
 }
 
 }  // namespace
@@ -42,6 +42,19 @@ reply_region* map_received_region(int file) {
     return nullptr;
   }
 }
+
+struct mapped_file::region {
+  boost::interprocess::mapped_region memory;
+};
+
+mapped_file::mapped_file(int file, std::size_t size) try : region_(new region{mapped(file, size)}) {
+} catch (const boost::interprocess::interprocess_exception&) {
+  throw std::bad_alloc();
+}
+
+mapped_file::~mapped_file() = default;
+
+std::byte* mapped_file::data() const { return static_cast<std::byte*>(region_->memory.get_address()); }
 
 struct reply_region_owner::mapping {
   boost::interprocess::mapped_region memory;

@@ -17,6 +17,14 @@ enum class memory_measure : std::uint8_t;
 template <class R>
 class outcome;
 class PynisherException;
+template <class T>
+class receiver;
+template <class T>
+class sender;
+template <class T>
+class queue;
+class shared_buffer;
+class shared_fd;
 class ExecutionFailed;
 class isolate;
 struct isolate_options;

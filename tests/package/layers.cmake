@@ -15,6 +15,7 @@ layer(words
   src/fork_safe_mutex.*)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
+  include/pynisher/channel_errors.hpp
   include/pynisher/exceptions.hpp
   include/pynisher/format.hpp
   include/pynisher/options.hpp
@@ -33,6 +34,7 @@ layer(wire
   include/pynisher/detail/decode.hpp
   include/pynisher/detail/execute.hpp
   include/pynisher/detail/in_flight.hpp
+  include/pynisher/detail/mail.hpp
   include/pynisher/detail/travel.hpp
   include/pynisher/detail/wire/*
   include/pynisher/exception_registry.hpp
@@ -63,7 +65,9 @@ layer(process
   src/descriptor_passing.*
   src/calls_in_flight.cpp
   src/child_main.*
+  src/exchange*
   src/forkserver.*
+  src/mail*
   src/program_start.hpp
   src/supervised_call.hpp
   src/supervisor.*
@@ -73,15 +77,21 @@ layer(front
   include/pynisher/call.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
+  include/pynisher/shared_buffer.hpp
+  include/pynisher/shared_fd.hpp
   include/pynisher/restricted.hpp
   src/init.cpp
+  src/shared_buffer.cpp
+  src/shared_fd.cpp
   src/names.cpp)
 # What stays between calls.
 layer(many
   include/pynisher/asio.hpp
   include/pynisher/pynisher.hpp
   include/pynisher/capture.hpp
+  include/pynisher/channel.hpp
   include/pynisher/isolate.hpp
+  include/pynisher/queue.hpp
   include/pynisher/detail/pool/*
   include/pynisher/pool_errors.hpp
   include/pynisher/pool_options.hpp
