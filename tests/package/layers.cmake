@@ -74,6 +74,9 @@ layer(process
   src/travel.cpp)
 # What a program writes.
 layer(front
+  include/pynisher/channel.hpp
+  include/pynisher/detail/async_mail.hpp
+  include/pynisher/queue.hpp
   include/pynisher/call.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
@@ -89,9 +92,7 @@ layer(many
   include/pynisher/asio.hpp
   include/pynisher/pynisher.hpp
   include/pynisher/capture.hpp
-  include/pynisher/channel.hpp
   include/pynisher/isolate.hpp
-  include/pynisher/queue.hpp
   include/pynisher/detail/pool/*
   include/pynisher/pool_errors.hpp
   include/pynisher/pool_options.hpp
@@ -110,7 +111,7 @@ layer(many
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
 set(only_in_boost_process "^src/boost_process\\.cpp$")
-set(only_in_boost_asio "^(include/pynisher/asio\\.hpp|src/boost_process\\.cpp)$")
+set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process\\.cpp)$")
 set(system_headers "^(sys|linux|mach|asm)/|^(unistd|fcntl|poll|pthread|sched|signal|spawn|termios|windows|Windows|dlfcn)\\.h$")
 
 # --- the check ----------------------------------------------------------------------------------------------
