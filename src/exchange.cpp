@@ -163,6 +163,9 @@ void exchange::handle(party_id from, operation_id operation, request&& what, eff
     case verb::receipt_forget:
       receipt_forget(from, what.number, out);
       break;
+    case verb::process_ended:
+      reply(from, operation, mail_status::done, out);
+      break;
     case verb::new_isolate:
       reply(from, operation, mail_status::done, out, new_isolate());
       break;

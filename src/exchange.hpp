@@ -74,6 +74,7 @@ enum class verb : std::uint8_t {
   receipt_forget,
   watch,  ///< asks for a descriptor, which is for the host to give
   new_isolate,
+  process_ended,   ///< number: which; the host looks for itself
 };
 enum class send_mode : std::uint8_t { wait, nowait, post };
 enum class deposit_mode : std::uint8_t {

@@ -316,7 +316,7 @@ std::optional<request> read_request(incoming_frames::frame&& from) {
   in(what)(end)(made.mode)(made.channel)(made.number)(made.key)(made.numbers);
   bool fine = false;
   made.content = read_attached(in, from, fine);
-  if (!fine || !in.is_complete() || !is_one_of(what, verb::new_isolate) || !is_one_of(end, end_kind::queue)) {
+  if (!fine || !in.is_complete() || !is_one_of(what, verb::process_ended) || !is_one_of(end, end_kind::queue)) {
     return std::nullopt;
   }
   made.what = static_cast<verb>(what);

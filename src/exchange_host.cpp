@@ -148,6 +148,29 @@ std::shared_ptr<mail_operation> exchange_host::begin(request what, std::function
   return begun;
 }
 
+void exchange_host::post(request what) {
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    handle(local_bit | ++next_, std::move(what), told);
+  }
+  tell(told);
+}
+
+void exchange_host::look_at(std::int64_t pid) {
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    look_at(pid, told);
+  }
+  tell(told);
+}
+
+void exchange_host::look_at(std::int64_t pid, calls& told) {
+  const auto found = party_of_pid_.find(pid);
+  if (found != party_of_pid_.end() && has_ended(remotes_.at(found->second).process)) process_ended(found->second, told);
+}
+
 std::int64_t exchange_host::new_isolate() {
   const std::lock_guard lock(mutex_);
   return core_.new_isolate();
@@ -418,6 +441,7 @@ bool exchange_host::take_frame(connection& from, incoming_frames::frame&& frame,
     answer_watch(from, operation, *what, told);
     return true;
   }
+  if (what->what == verb::process_ended) look_at(static_cast<std::int64_t>(what->number), told);
   if (what->what == verb::cancel || what->what == verb::acknowledge) {
     if (what->number > 0xffff'ffff) return false;
     what->number = operation_of(from.serial, what->number);

@@ -54,6 +54,10 @@ class exchange_host {
   /// Where children find it; starts the thread. Empty: it could not be started.
   std::optional<exchange_place> place();
   [[nodiscard]] std::int64_t new_isolate();
+  /// What has no answer.
+  void post(request what);
+  /// A process has ended, as somebody says who has reaped it: what follows from that is done when this comes back.
+  void look_at(std::int64_t pid);
   /// The thread ends, at the program's exit.
   void stop_serving();
 
@@ -107,6 +111,7 @@ class exchange_host {
   void hang_up(std::uint32_t serial, calls& told);
   void process_ended(party_id who, calls& told);
   void leave(party_id who, calls& told);
+  void look_at(std::int64_t pid, calls& told);
   void drop_a_stranger(calls& told);
   void drop_broken(calls& told);
 

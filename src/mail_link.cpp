@@ -23,7 +23,7 @@ namespace pynisher::detail {
 namespace {
 
 /// What this process knows. A forked copy finds all of it, and looks whose it is. Nothing is ever destroyed.
-struct {
+constinit struct {
   std::atomic<exchange_host*> host{nullptr};
   std::atomic<pid_t> host_process{0};
   std::atomic<exchange_client*> client{nullptr};
@@ -114,6 +114,7 @@ exchange_client* client_or_host(exchange_host*& host) {
   hello.household = way.home.number;
   hello.isolate = way.home.isolate;
   hello.is_head = way.home.head == platform::process_number();
+  if (way.region != nullptr && way.region_process == platform::process_number()) way.region->exchange_used.store(1);
   client = new exchange_client(*place, hello);
   way.client.store(client);
   return client;
@@ -143,8 +144,7 @@ void tell_exchange(request what) noexcept {
     if (exchange_client* const client = client_or_host(host)) {
       client->tell(std::move(what));
     } else {
-      // Whatever it is, the answer is there at once.
-      host->begin(std::move(what), [](answer) {});
+      host->post(std::move(what));
     }
   } catch (const std::exception&) {
     // Nothing of ours is where there is no way to.
@@ -215,6 +215,20 @@ void show_the_way(reply_region& region) {
 void enter_household(std::int64_t isolate) {
   const std::lock_guard lock(library_mutex);
   way.home = {random_key()[0] | 1, isolate, platform::process_number()};
+}
+
+void note_process_ended(std::int64_t pid) noexcept {
+  try {
+    exchange_host* host = nullptr;
+    exchange_client* const client = client_or_host(host);
+    if (client == nullptr) return host->look_at(pid);
+    request ended;
+    ended.what = verb::process_ended;
+    ended.number = static_cast<std::uint64_t>(pid);
+    client->ask(std::move(ended), std::nullopt);
+  } catch (const std::exception&) {
+    // The exchange sees it by itself, a moment later.
+  }
 }
 
 std::int64_t new_isolate_id() {

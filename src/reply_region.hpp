@@ -59,6 +59,7 @@ struct reply_region {
   // The way to the exchange, for a child that wants it.
   std::atomic<std::uint32_t> exchange_wanted;   ///< 1: it does, and the doorbell has been rung
   std::atomic<std::uint32_t> exchange_told;     ///< 1: here it is; 2: there is none
+  std::atomic<std::uint32_t> exchange_used;     ///< 1: something there may depend on the child's end
   std::atomic<std::uint64_t> exchange_place[5];
   std::atomic<std::uint32_t> deposited;         ///< with the reply: something that is no bytes
 

@@ -564,6 +564,7 @@ call_record supervised_call::finish() {
   seen_.reply = reply.kind;
   record.seen = seen_;
   record.bytes = std::move(reply.bytes);
+  if (region_.get().exchange_used.load() != 0) note_process_ended(child_.pid());
   if (region_.get().deposited.load() != 0) record.custody = until_reply_is_read(child_.pid());
   return record;
 }
