@@ -15,6 +15,7 @@
 #include <pynisher/exceptions.hpp>
 
 #include "child_main.hpp"
+#include "mail_link.hpp"
 
 namespace pynisher::detail {
 
@@ -104,6 +105,8 @@ class order_bytes {
   auto* region = map_received_region(region_file);
   if (region == nullptr) platform::leave(1);
   ::close(region_file);
+  // Arguments may have to be fetched from elsewhere.
+  set_own_region(*region, doorbell);
 
   std::optional<settings> limits;
   platform::child_plan plan;
@@ -135,6 +138,7 @@ class order_bytes {
     } catch (...) {
       task = std::make_unique<failed_order>(std::current_exception());
     }
+    hang_up_at_exchange();
   } catch (const std::exception&) {
     // Not even the limits: another version of the library's wrote them.
     platform::leave(1);

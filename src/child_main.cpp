@@ -15,6 +15,8 @@
 
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
+#include "mail_link.hpp"
+#include "mail_packing.hpp"
 #include "platform/contract.hpp"
 #include "platform/forked_page.hpp"
 
@@ -146,6 +148,7 @@ void prepare_for_children() {
 [[gnu::hot]] void begin_reply() {
   if (!is_the_child()) platform::leave(0);
   claim_reply();
+  begin_packing_reply();
 }
 
 namespace {
@@ -186,6 +189,7 @@ void undo_prepare_next_child() noexcept {
   call.archive = &reply.archive;
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
+  set_own_region(*plan.region, plan.doorbell);
   if (!call.is_prepared) prepare_to_run();
   ++call.generation;
   // What the function starts is no such child.
@@ -193,6 +197,7 @@ void undo_prepare_next_child() noexcept {
 
   try {
     task.run(reply.archive);
+    finish_packing_reply();
     flush_output();
     platform::note_usage(*call.region);
     reply.writer.commit(reply_kind::value, 0, reply.archive);

@@ -23,6 +23,8 @@
 #include <typeinfo>
 #include <variant>
 
+#include <pynisher/channel_errors.hpp>
+
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
 #include "fork_safe_mutex.hpp"
@@ -305,6 +307,9 @@ bool add_all() {
   add_with<SignalException, died_by_number_fields<SignalException, &SignalException::signal>>();
   add_with<ExitException, died_by_number_fields<ExitException, &ExitException::exit_code>>();
   add<from_message, CancelledException, KeyboardInterrupt, SerializationException, UnsupportedException>();
+  add<from_message, NotShareableError, ChannelError, ChannelNotFoundError, ChannelEmptyError, ChannelNotEmptyError,
+      ChannelClosedError, ChannelReleasedError, NotReceivedError, ChannelPoisonedError, QueueError, QueueEmpty, QueueFull,
+      QueueNotFoundError, ItemOwnerDestroyed>();
   add_with<StartException, start_fields>();
   add_with<WrappedException, wrapped_fields>();
   add_with<UnknownException, unknown_fields>();

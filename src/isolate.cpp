@@ -267,7 +267,7 @@ detail::raw_outcome isolate::run(const options& limits, const detail::child_task
   } catch (const CancelledException& e) {
     return detail::cancelled_before(e);
   }
-  return detail::outcome_of(*core, core->ask(request, checked.get()), checked.get(), task.name());
+  return detail::outcome_of(*core, core->ask(request.frame, checked.get()), checked.get(), task.name());
 }
 
 std::unique_ptr<detail::call_in_flight> isolate::begin(const options& limits, const detail::child_task& task) {

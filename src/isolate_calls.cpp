@@ -78,6 +78,7 @@ raw_outcome outcome_of(isolate_core& core, isolate_core::reply answered, const s
         seen.reply = reply_kind::unsendable;
     }
     record.bytes = std::move(answered.bytes);
+    record.custody = std::move(answered.custody);
   } else {
     seen.how = platform::exit_status::kind::signalled;
     seen.status = SIGKILL;
@@ -97,17 +98,21 @@ std::shared_ptr<const settings> limits_of_call(const options& given) {
   return validate(given);
 }
 
-std::vector<std::byte> call_frame(const child_task& task) {
+packed_call call_frame(const child_task& task) {
+  packed_call packed;
   frame_sink sink;
   output_archive out(sink, sink.first());
   try {
+    packing_scope packing(deposit_mode::argument);
     write_call(out, task);
+    packed.attached = packing.finish();
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& e) {
     throw SerializationException(fmt::format("{} could not be sent: {}", task.name().text(), e.what()));
   }
-  return sink.take(frame_kind::call, out);
+  packed.frame = sink.take(frame_kind::call, out);
+  return packed;
 }
 
 }  // namespace pynisher::detail

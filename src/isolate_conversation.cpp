@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 
 #include "descriptor_passing.hpp"
+#include "mail_packing.hpp"
 
 namespace pynisher::detail {
 
@@ -182,6 +183,7 @@ void hear(conversation& with, std::uint64_t largest, isolate_core::reply& answer
       if (answered.how != state::came) return;
     }
   } while (header.kind == frame_kind::piece);
+  answered.has_attached = header.has_attached != 0;
 }
 
 }  // namespace
@@ -200,6 +202,7 @@ isolate_core::reply isolate_core::ask_for_certain(std::span<const std::byte> req
     answered.bytes = reply_bytes();
   }
   answered.bytes.select(0, answered.bytes.arrived());
+  if (answered.has_attached) answered.custody = until_reply_is_read(asked->pid());
   answered.usage = with.usage();
   if (answered.how != reply::state::came && answered.how != reply::state::died) end_process();
   return answered;

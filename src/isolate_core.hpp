@@ -96,6 +96,8 @@ class isolate_core {
     } how = state::died;
     frame_kind kind = frame_kind::value;
     reply_bytes bytes;
+    bool has_attached = false;      ///< something that is no bytes
+    std::shared_ptr<void> custody;  ///< of that
     pynisher::usage usage;
   };
   /// By whoever has the turn. Ends the process where a limit is reached, or where it lies.

@@ -24,8 +24,7 @@ using platform::clock;
 
 class isolate_flight final : public call_in_flight {
  public:
-  isolate_flight(std::shared_ptr<isolate_core> core, const options& given, std::vector<std::byte> request,
-                 call_name name)
+  isolate_flight(std::shared_ptr<isolate_core> core, const options& given, packed_call request, call_name name)
       : shared_(std::make_shared<shared>()) {
     shared_->core = std::move(core);
     shared_->name = std::move(name);
@@ -104,7 +103,7 @@ class isolate_flight final : public call_in_flight {
     std::shared_ptr<isolate_core> core;
     std::unique_ptr<isolate_core::turn> turn;
     call_name name;
-    std::vector<std::byte> request;
+    packed_call request;
     std::shared_ptr<const settings> limits;
     std::stop_source stop;
     std::optional<std::stop_callback<forward>> on_stop;
@@ -118,7 +117,7 @@ class isolate_flight final : public call_in_flight {
       raw_outcome out;
       try {
         turn->await(stop.get_token());
-        out = outcome_of(*core, core->ask(request, limits.get()), limits.get(), name);
+        out = outcome_of(*core, core->ask(request.frame, limits.get()), limits.get(), name);
       } catch (const CancelledException& e) {
         out = cancelled_before(e);
       } catch (const std::exception& e) {
@@ -127,6 +126,7 @@ class isolate_flight final : public call_in_flight {
         out.error = std::current_exception();
       }
       turn.reset();
+      request.attached.reset();
       std::function<void()> tell;
       {
         const std::lock_guard lock(mutex);
@@ -147,7 +147,7 @@ class isolate_flight final : public call_in_flight {
 }  // namespace
 
 std::unique_ptr<call_in_flight> start_isolate_call(std::shared_ptr<isolate_core> core, const options& limits,
-                                                   std::vector<std::byte> request, call_name name) {
+                                                   packed_call request, call_name name) {
   return std::make_unique<isolate_flight>(std::move(core), limits, std::move(request), std::move(name));
 }
 

@@ -39,7 +39,7 @@ constexpr bool is_answer(frame_kind kind) { return kind >= frame_kind::piece && 
 
 struct frame_header {
   frame_kind kind;
-  std::uint32_t unused = 0;
+  std::uint32_t has_attached = 0;  ///< the value has more than bytes
   std::uint64_t size = 0;
 };
 

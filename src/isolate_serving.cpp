@@ -25,6 +25,8 @@
 #include "fork_safe_mutex.hpp"
 #include "isolate_copy.hpp"
 #include "isolate_frames.hpp"
+#include "mail_link.hpp"
+#include "mail_packing.hpp"
 
 namespace pynisher::detail {
 
@@ -103,9 +105,9 @@ class piece_sink final : public byte_sink {
     if (bytes_.size() < large) bytes_.resize(large);
     return first();
   }
-  void send(frame_kind kind, const std::byte* filled_to) {
+  void send(frame_kind kind, const std::byte* filled_to, bool has_attached = false) {
     const auto filled = static_cast<std::size_t>(filled_to - bytes_.data());
-    const frame_header header{kind, 0, filled - sizeof header};
+    const frame_header header{kind, has_attached ? 1u : 0u, filled - sizeof header};
     std::memcpy(bytes_.data(), &header, sizeof header);
     write_whole(socket_, {bytes_.data(), filled});
   }
@@ -120,8 +122,9 @@ std::vector<std::byte> answer_call(input_archive& in, int conversation) {
   piece_sink sink(conversation);
   output_archive out(sink, sink.first());
   read_call(in)->run(out);
+  const bool has_attached = finish_packing_reply();
   flush_output();
-  sink.send(frame_kind::value, out.filled_to());
+  sink.send(frame_kind::value, out.filled_to(), has_attached);
   return {};
 }
 
@@ -272,6 +275,7 @@ void isolate_task::run(output_archive& /*reply*/) {
   if (begun_ == state::fresh) here().names.clear();
   here().id = id_;
   here().name = name_;
+  enter_household(id_);
   serve(own_conversation());
   begin_reply();
 }
@@ -279,7 +283,9 @@ void isolate_task::run(output_archive& /*reply*/) {
 named_value pack_named(const std::string& type, const std::function<void(output_archive&)>& write) {
   frame_sink sink;
   output_archive out(sink, sink.first());
+  packing_scope packing(deposit_mode::kept);
   write(out);
+  packing.finish();
   std::vector<std::byte> whole = sink.take(frame_kind::value, out);
   whole.erase(whole.begin(), whole.begin() + sizeof(frame_header));
   return {type, std::move(whole)};

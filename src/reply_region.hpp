@@ -56,6 +56,13 @@ struct reply_region {
   /// by taking it away, and never has it elsewhere. While it is there, what the child says is the library's own word.
   std::atomic<std::uint64_t> not_begun;
 
+  // The way to the exchange, for a child that wants it.
+  std::atomic<std::uint32_t> exchange_wanted;   ///< 1: it does, and the doorbell has been rung
+  std::atomic<std::uint32_t> exchange_told;     ///< 1: here it is; 2: there is none
+  std::atomic<std::uint32_t> exchange_used;     ///< 1: something there may depend on the child's end
+  std::atomic<std::uint64_t> exchange_place[5];
+  std::atomic<std::uint32_t> deposited;         ///< with the reply: something that is no bytes
+
   // Notes.
   std::atomic<std::uint32_t> failed_stage;   ///< a `start_stage`, when set-up failed
   std::atomic<std::int32_t> failed_errno;
@@ -105,6 +112,21 @@ const char* to_string(start_stage stage);
 
 /// In a child that was started afresh; null: it cannot be mapped.
 reply_region* map_received_region(int file);
+
+/// A file in memory, mapped: for as long as this.
+class mapped_file {
+ public:
+  /// Throws `std::bad_alloc`.
+  mapped_file(int file, std::size_t size);
+  mapped_file(const mapped_file&) = delete;
+  mapped_file& operator=(const mapped_file&) = delete;
+  ~mapped_file();
+  [[nodiscard]] std::byte* data() const;
+
+ private:
+  struct region;
+  std::unique_ptr<region> region_;
+};
 
 /// The region's owner, in the parent. Zeroed memory at first. No region serves twice: whatever of a call's processes
 /// might have survived could forge the replies of another call.

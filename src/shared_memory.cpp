@@ -44,6 +44,19 @@ reply_region* map_received_region(int file) {
   }
 }
 
+struct mapped_file::region {
+  boost::interprocess::mapped_region memory;
+};
+
+mapped_file::mapped_file(int file, std::size_t size) try : region_(new region{mapped(file, size)}) {
+} catch (const boost::interprocess::interprocess_exception&) {
+  throw std::bad_alloc();
+}
+
+mapped_file::~mapped_file() = default;
+
+std::byte* mapped_file::data() const { return static_cast<std::byte*>(region_->memory.get_address()); }
+
 struct reply_region_owner::mapping {
   boost::interprocess::mapped_region memory;
   platform::call_fd file;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <memory>
 #include <optional>
 #include <span>
 #include <stop_token>
@@ -14,6 +15,7 @@
 #include <pynisher/detail/in_flight.hpp>
 
 #include "platform/contract.hpp"
+#include "mail_packing.hpp"
 #include "platform/posix/interrupts.hpp"
 #include "program_start.hpp"
 #include "reply_region.hpp"
@@ -33,6 +35,7 @@ struct call_record {
   bool cancelled_before = false;
   evidence seen;
   reply_bytes bytes;
+  std::shared_ptr<void> custody;
 };
 
 raw_outcome conclude(const settings& limits, call_record record, const call_name& name);
@@ -141,6 +144,7 @@ class supervised_call {
   evidence seen_;
   call_record::failure failed_;
   std::string unsendable_;
+  std::shared_ptr<deposited> arguments_;  ///< what belongs to them and is no bytes; given back when the call is over
   bool running_ = false;
   bool has_let_go_ = false;
   bool measured_again_ = false;

@@ -21,6 +21,8 @@
 #include "child_main.hpp"
 #include "exception_frame.hpp"
 #include "forkserver.hpp"
+#include "mail_link.hpp"
+#include "mail_packing.hpp"
 #include "platform/contract.hpp"
 #include "platform/posix/interrupts.hpp"
 #include "program_start.hpp"
@@ -335,8 +337,10 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const
   try {
     output_archive out(sink, sink.first());
     write_order(out, limits_, plan_, mask != nullptr ? *mask : own_mask);
+    packing_scope packing(deposit_mode::argument);
     write_call(out, task);
     sink.finish(out);
+    arguments_ = packing.finish();
   } catch (const std::bad_alloc&) {
     throw;
   } catch (const std::exception& e) {
@@ -433,6 +437,7 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
     bell_.clear();
     if (own_inner_bell_) own_inner_bell_->clear();
     if (!let_go_on()) return true;
+    show_the_way(region_.get());
     switch (reader_.take()) {
       case reply_reader::state::fine:
         break;
@@ -562,6 +567,8 @@ call_record supervised_call::finish() {
   seen_.reply = reply.kind;
   record.seen = seen_;
   record.bytes = std::move(reply.bytes);
+  if (region_.get().exchange_used.load() != 0) note_process_ended(child_.pid());
+  if (region_.get().deposited.load() != 0) record.custody = until_reply_is_read(child_.pid());
   return record;
 }
 
@@ -569,7 +576,9 @@ raw_outcome conclude(const settings& limits, call_record record, const call_name
   if (record.failed.stage != nullptr) return failed_to_start(name, record.failed.stage, record.failed.error);
   if (record.cancelled_before) return cancelled_before_start(name);
   if (!record.unsendable.empty()) return could_not_be_sent(name, record.unsendable);
-  return conclude_ended(limits, record.seen, std::move(record.bytes), name);
+  raw_outcome out = conclude_ended(limits, record.seen, std::move(record.bytes), name);
+  out.custody = std::move(record.custody);
+  return out;
 }
 
 void warn_before(const settings& limits) {

@@ -1,9 +1,11 @@
 #pragma once
 
-// Calls, and tasks of pools, as asynchronous operations of Boost.Asio; not part of <pynisher/pynisher.hpp>.
+// Calls, tasks of pools, channels and queues as asynchronous operations of Boost.Asio; not part of
+// <pynisher/pynisher.hpp>.
 //
 //     model m = co_await pynisher::async_call(executor, trainer, X, y, boost::asio::use_awaitable);
 //     model n = co_await pynisher::async_get(executor, pool.submit(train, X, y), boost::asio::use_awaitable);
+//     std::string text = co_await pynisher::async_recv(executor, rx, boost::asio::use_awaitable);
 //
 // Link what Boost.Asio needs (threads); this header needs no compiled part of Boost.
 
@@ -26,7 +28,10 @@
 #include <boost/asio/query.hpp>
 
 #include <pynisher/call.hpp>
+#include <pynisher/channel.hpp>
+#include <pynisher/detail/async_mail.hpp>
 #include <pynisher/limit.hpp>
+#include <pynisher/queue.hpp>
 #include <pynisher/task_future.hpp>
 
 namespace pynisher {
@@ -243,6 +248,30 @@ template <class Executor, class R, class Token>
 auto async_get(const Executor& executor, task_future<R> task, Token&& token) {
   return boost::asio::async_initiate<Token, typename detail::async_signature<R>::type>(detail::initiate_get{}, token,
                                                                                        executor, std::move(task));
+}
+
+// The handlers of what follows get what the waiting forms throw; cancellation through the token's slot, of any type, is
+// `CancelledException`: then nothing has been received, or the item is withdrawn.
+
+/// `rx.recv()` with the signature `void(std::exception_ptr, T)`.
+template <class Executor, class T, class Token>
+auto async_recv(const Executor& executor, const receiver<T>& rx, Token&& token) {
+  return detail::async_receive(executor, rx, std::forward<Token>(token));
+}
+/// `tx.send(value)` with the signature `void(std::exception_ptr)`.
+template <class Executor, class T, class Token>
+auto async_send(const Executor& executor, const sender<T>& tx, std::type_identity_t<T> value, Token&& token) {
+  return detail::async_deliver(executor, tx, std::move(value), std::forward<Token>(token));
+}
+/// `from.get()` with the signature `void(std::exception_ptr, T)`.
+template <class Executor, class T, class Token>
+auto async_get(const Executor& executor, const queue<T>& from, Token&& token) {
+  return detail::async_receive(executor, from, std::forward<Token>(token));
+}
+/// `to.put(value)` with the signature `void(std::exception_ptr)`.
+template <class Executor, class T, class Token>
+auto async_put(const Executor& executor, const queue<T>& to, std::type_identity_t<T> value, Token&& token) {
+  return detail::async_deliver(executor, to, std::move(value), std::forward<Token>(token));
 }
 
 }  // namespace pynisher

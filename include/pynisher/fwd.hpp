@@ -30,6 +30,14 @@ class worker_pool;
 class BrokenPoolError;
 class PoolErrors;
 class PynisherException;
+template <class T>
+class receiver;
+template <class T>
+class sender;
+template <class T>
+class queue;
+class shared_buffer;
+class shared_fd;
 class ExecutionFailed;
 class isolate;
 struct isolate_options;

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include <pynisher/call.hpp>
+#include <pynisher/channel_errors.hpp>
 #include <pynisher/detail/decode.hpp>
 #include <pynisher/detail/in_flight.hpp>
 #include <pynisher/detail/travel.hpp>
@@ -51,12 +52,6 @@ class IsolateNotFoundError : public IsolateError {
 class IsolateDiedError : public IsolateError {
  public:
   using IsolateError::IsolateError;
-};
-/// A value cannot be kept under a name, or is of another type there.
-class NotShareableError : public PynisherException, public std::runtime_error {
- public:
-  explicit NotShareableError(const std::string& what) : std::runtime_error(what) {}
-  [[nodiscard]] const char* what() const noexcept override { return std::runtime_error::what(); }
 };
 /// A text could not be compiled; the compiler's own words.
 class SourceError : public PynisherException, public std::runtime_error {

@@ -4,6 +4,8 @@
 
 #include <pynisher/call.hpp>
 #include <pynisher/capture.hpp>
+#include <pynisher/channel.hpp>
+#include <pynisher/channel_errors.hpp>
 #include <pynisher/exception_registry.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/forkserver.hpp>
@@ -18,7 +20,10 @@
 #include <pynisher/pool_executor.hpp>
 #include <pynisher/pool_options.hpp>
 #include <pynisher/progress_bar.hpp>
+#include <pynisher/queue.hpp>
 #include <pynisher/restricted.hpp>
+#include <pynisher/shared_buffer.hpp>
+#include <pynisher/shared_fd.hpp>
 #include <pynisher/supports.hpp>
 #include <pynisher/task_future.hpp>
 #include <pynisher/task_result.hpp>

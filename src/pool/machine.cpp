@@ -171,7 +171,7 @@ void pool_machine::give_up(job& what) {
                                   std::make_exception_ptr(
                                       BrokenPoolError("the pool is broken: no worker will run this", broken_))));
   hand_over(*message);
-  parcel left;
+  delivery left;
   for (std::uint32_t i = message->ended; i < message->items; ++i) {
     left.items.push_back({message->first + i, no_worker, lane_frame::value, 0, 0, {}, outcome});
   }
@@ -310,7 +310,7 @@ void pool_machine::hand_over(batch& of) {
   deliver(of.owner, {std::exchange(of.finished, {}), std::exchange(of.replies, {})});
 }
 
-void pool_machine::deliver(std::uint64_t owner, parcel&& what) {
+void pool_machine::deliver(std::uint64_t owner, delivery&& what) {
   const auto found = sinks_.find(owner);
   if (found == sinks_.end()) return;
   map_sink& sink = *found->second;
@@ -333,7 +333,7 @@ void pool_machine::finish_single(batch& of, finished_item&& item, reply_bytes&& 
 
 // --- consumers ----------------------------------------------------------------------------------------------------
 
-std::vector<parcel> pool_machine::collect(map_sink& sink, bool wait) {
+std::vector<delivery> pool_machine::collect(map_sink& sink, bool wait) {
   lock held(mutex_);
   for (;;) {
     take_all_results();

@@ -31,14 +31,14 @@
 namespace pynisher::detail {
 
 /// Items of one message that have ended, on their way to whoever wants them.
-struct parcel {
+struct delivery {
   std::vector<finished_item> items;
   reply_bytes bytes;
 };
 
 /// A map, seen from the machine. Everything under the machine's mutex.
 struct map_sink {
-  std::vector<parcel> arrived;
+  std::vector<delivery> arrived;
   std::size_t on_their_way = 0;  ///< items
   bool sleeps = false;
   std::condition_variable wake;
@@ -77,7 +77,7 @@ class pool_machine final : public pool_core, private pool_hands {
   void detach(std::uint64_t owner, map_sink& sink);
   void submit(std::unique_ptr<batch> what);
   /// What has come. `wait`: until there is something, or nothing is on its way.
-  std::vector<parcel> collect(map_sink& sink, bool wait);
+  std::vector<delivery> collect(map_sink& sink, bool wait);
   /// Drops what of the map has not begun, and sees to it that its items are counted.
   void drop_waiting(std::uint64_t owner);
 
@@ -117,7 +117,7 @@ class pool_machine final : public pool_core, private pool_hands {
   void item_ended(unsigned worker, batch& of, const lane_end::frame& how);
   [[nodiscard]] pynisher::usage usage_of(const slot& at, const lane_end::frame& how) const;
   void hand_over(batch& of);
-  void deliver(std::uint64_t owner, parcel&& what);
+  void deliver(std::uint64_t owner, delivery&& what);
   void finish_single(batch& of, finished_item&& item, reply_bytes&& bytes);
   void wake(map_sink& sink);
   void watch(lock& held, map_sink& sink, std::optional<clock::time_point> until);

@@ -117,14 +117,14 @@ class pool_map_run final : public map_run {
         }
       }
       if (read_ == given_out_) break;
-      for (parcel& one : machine_.collect(sink_, true)) take(std::move(one));
+      for (delivery& one : machine_.collect(sink_, true)) take(std::move(one));
     }
     if (input_ended_ && !failures_.empty()) throw PoolErrors(std::exchange(failures_, {}));
     return std::nullopt;
   }
 
  private:
-  void take(parcel&& one) {
+  void take(delivery&& one) {
     one.bytes.select(0, one.bytes.arrived());
     auto bytes = std::make_shared<reply_bytes>(std::move(one.bytes));
     for (finished_item& item : one.items) arrived(std::move(item), bytes);
@@ -151,7 +151,7 @@ class pool_map_run final : public map_run {
     if (now - looked_ < leisure) return;
     looked_ = now;
     source_is_slow_ = added_;
-    for (parcel& one : machine_.collect(sink_, false)) take(std::move(one));
+    for (delivery& one : machine_.collect(sink_, false)) take(std::move(one));
   }
   [[nodiscard]] call_name name_of(std::uint64_t index) const {
     call_name name = name_;

@@ -388,7 +388,7 @@ void pool_machine::bury(unsigned worker, lock& held) {
     if (over && over->ticket != 0) {
       finish_single(*over, std::move(item), {});
     } else if (!death.again) {
-      parcel lost;
+      delivery lost;
       lost.items.push_back(std::move(item));
       deliver(owner, std::move(lost));
     }

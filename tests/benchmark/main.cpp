@@ -33,7 +33,7 @@ bool takes(std::string_view argument, std::string_view name, std::string& value)
 void register_all(double effort) {
   for (auto rows :
        {fresh_call_rows, result_rows, time_limit_rows, memory_limit_rows, tree_rows, scaling_rows, start_method_rows, isolate_rows,
-        pool_rows, leftover_rows}) {
+        channel_rows, pool_rows, leftover_rows}) {
     for (row& r : rows()) register_row(std::move(r), effort);
   }
 }

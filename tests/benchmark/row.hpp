@@ -47,6 +47,7 @@ std::vector<row> tree_rows();
 std::vector<row> scaling_rows();
 std::vector<row> start_method_rows();
 std::vector<row> isolate_rows();
+std::vector<row> channel_rows();
 std::vector<row> leftover_rows();
 std::vector<row> pool_rows();
 

@@ -15,6 +15,7 @@ layer(words
   src/fork_safe_mutex.hpp)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
+  include/pynisher/channel_errors.hpp
   include/pynisher/exceptions.hpp
   include/pynisher/format.hpp
   include/pynisher/options.hpp
@@ -33,6 +34,7 @@ layer(wire
   include/pynisher/detail/decode.hpp
   include/pynisher/detail/execute.hpp
   include/pynisher/detail/in_flight.hpp
+  include/pynisher/detail/mail.hpp
   include/pynisher/detail/travel.hpp
   include/pynisher/detail/wire/*
   include/pynisher/exception_registry.hpp
@@ -65,18 +67,27 @@ layer(process
   src/descriptor_passing.*
   src/calls_in_flight.cpp
   src/child_main.*
+  src/exchange*
   src/forkserver.*
+  src/mail*
   src/program_start.hpp
   src/supervised_call.hpp
   src/supervisor.*
   src/travel.cpp)
 # What a program writes.
 layer(front
+  include/pynisher/channel.hpp
+  include/pynisher/detail/async_mail.hpp
+  include/pynisher/queue.hpp
   include/pynisher/call.hpp
   include/pynisher/init.hpp
   include/pynisher/limit.hpp
+  include/pynisher/shared_buffer.hpp
+  include/pynisher/shared_fd.hpp
   include/pynisher/restricted.hpp
   src/init.cpp
+  src/shared_buffer.cpp
+  src/shared_fd.cpp
   src/names.cpp)
 # What stays between calls.
 layer(many
@@ -105,7 +116,7 @@ layer(many
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
 set(only_in_boost_process "^src/boost_process\\.cpp$")
-set(only_in_boost_asio "^(include/pynisher/asio\\.hpp|src/boost_process\\.cpp)$")
+set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process\\.cpp)$")
 set(system_headers "^(sys|linux|mach|asm)/|^(unistd|fcntl|poll|pthread|sched|signal|spawn|termios|windows|Windows|dlfcn)\\.h$")
 
 # --- the check ----------------------------------------------------------------------------------------------

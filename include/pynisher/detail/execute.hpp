@@ -75,6 +75,7 @@ struct raw_outcome {
   std::exception_ptr error;  ///< null exactly when `verdict` is `returned`
   std::string explanation;
   reply_bytes reply;
+  std::shared_ptr<void> custody;  ///< of what the reply refers to, until it is unpacked; mostly null
 };
 
 /// Runs the task in a child process under the limits, and comes back when nothing of it is left.

@@ -1,0 +1,269 @@
+#include "exchange_client.hpp"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <pynisher/channel_errors.hpp>
+
+#include "supervised_call.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+[[noreturn]] void throw_no_answer() {
+  throw ChannelError("the program does not answer: it has ended, or has no descriptor left for this process");
+}
+
+std::uint64_t inode_of(int descriptor) {
+  struct stat status {};
+  return ::fstat(descriptor, &status) == 0 && S_ISSOCK(status.st_mode) ? status.st_ino : 0;
+}
+
+/// False: the time has come.
+bool wait_for_input(int socket, mail_deadline until) {
+  pollfd watched{socket, POLLIN, 0};
+  for (;;) {
+    const auto left = std::max(std::chrono::nanoseconds(0), std::chrono::nanoseconds(*until - platform::clock::now()));
+    const timespec timeout{static_cast<time_t>(left.count() / 1'000'000'000),
+                           static_cast<long>(left.count() % 1'000'000'000)};
+    const int ready = ::ppoll(&watched, 1, &timeout, nullptr);
+    if (ready > 0) return true;
+    if (ready == 0) return false;
+  }
+}
+
+request about(verb what, std::uint64_t number) {
+  request made;
+  made.what = what;
+  made.number = number;
+  return made;
+}
+
+}  // namespace
+
+bool exchange_client::connection::is_whole() const { return socket && inode != 0 && inode_of(socket.get()) == inode; }
+
+bool exchange_client::connection::send(const request& what, std::uint32_t& operation) {
+  operation = ++last_operation;
+  is_used = true;
+  outgoing_frame frame(operation, what);
+  return frame.send(socket.get(), 0) == outgoing_frame::progress::done;
+}
+
+exchange_client::exchange_client(const exchange_place& place, const greeting& hello)
+    : owner_(platform::process_number()), place_(place), hello_(hello) {}
+
+std::unique_ptr<exchange_client::connection> exchange_client::connect() {
+  auto fresh = std::make_unique<connection>();
+  fresh->socket = platform::call_fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fresh->socket)
+    throw ChannelError(fmt::format("no socket to reach the program by: {}", std::system_category().message(errno)));
+  sockaddr_un address{};
+  const socklen_t length = write_address(place_, address);
+  while (::connect(fresh->socket.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
+    if (errno != EINTR) throw_no_answer();
+  }
+  fresh->inode = inode_of(fresh->socket.get());
+  outgoing_frame hello(mail_frame::hello, 0, hello_);
+  // It is heard with the first question; should it not be, that one says so.
+  static_cast<void>(hello.send(fresh->socket.get(), 0));
+  return fresh;
+}
+
+std::unique_ptr<exchange_client::connection> exchange_client::take() {
+  constexpr std::uint32_t most_operations = 0x7fff'ffff;
+  for (;;) {
+    std::unique_ptr<connection> found;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        found = std::move(idle_.back());
+        idle_.pop_back();
+      }
+    }
+    if (!found) return connect();
+    // A function may have closed what it has not opened.
+    if (found->is_whole() && found->last_operation < most_operations) return found;
+    discard(std::move(found));
+  }
+}
+
+void exchange_client::discard(std::unique_ptr<connection> stale) noexcept {
+  // What is not ours is not ours to close.
+  if (!stale->is_whole()) static_cast<void>(new platform::call_fd(std::move(stale->socket)));
+}
+
+void exchange_client::give_back(std::unique_ptr<connection> used) {
+  const std::lock_guard lock(mutex_);
+  idle_.push_back(std::move(used));
+}
+
+answer exchange_client::ask(request what, mail_deadline until) {
+  if (outgoing_frame(0, what).is_too_large()) {
+    answer refused;
+    refused.status = mail_status::too_much;
+    return refused;
+  }
+  constexpr int attempts = 20;
+  for (int attempt = 0;; ++attempt) {
+    auto on = take();
+    const bool was_used = on->is_used;
+    std::uint32_t number = 0;
+    // A connection that the program has given up takes nothing, and then nothing has been asked yet.
+    if (!on->send(what, number)) {
+      if (attempt == attempts) throw_no_answer();
+      continue;
+    }
+    answer came;
+    try {
+      came = await(*on, number, until);
+    } catch (const ChannelError&) {
+      // It may have been taken for a stranger that knocks and says nothing: nothing has been heard of this then.
+      if (was_used || attempt == attempts) throw;
+      continue;
+    }
+    std::uint32_t acknowledged = 0;
+    // What cannot be acknowledged goes to somebody else.
+    if (came.is_in_hand && !on->send(about(verb::acknowledge, number), acknowledged)) throw_no_answer();
+    give_back(std::move(on));
+    return came;
+  }
+}
+
+answer exchange_client::await(connection& from, std::uint32_t number, mail_deadline until) {
+  for (;;) {
+    if (auto frame = from.incoming.next()) {
+      auto came = read_answer(std::move(*frame));
+      if (!came || came->operation != number) throw_no_answer();
+      return std::move(*came);
+    }
+    if (until && !wait_for_input(from.socket.get(), until)) {
+      // Now it is withdrawn, or was answered already.
+      until.reset();
+      std::uint32_t cancelled = 0;
+      if (!from.send(about(verb::cancel, number), cancelled)) throw_no_answer();
+      continue;
+    }
+    if (from.incoming.read(from.socket.get(), 0) != incoming_frames::progress::some) throw_no_answer();
+  }
+}
+
+void exchange_client::tell(request what) noexcept {
+  try {
+    auto on = take();
+    std::uint32_t number = 0;
+    if (on->send(what, number)) give_back(std::move(on));
+  } catch (const std::exception&) {
+    // Without a way to the program there is nothing there that is ours.
+  }
+}
+
+// --- what is not waited for
+// -----------------------------------------------------------------------------------------------
+
+class exchange_client::operation final : public mail_operation {
+ public:
+  operation(exchange_client& client, std::uint32_t number) : client_(client), number_(number) {}
+  void cancel() noexcept override {
+    const std::lock_guard lock(client_.begun_mutex_);
+    if (!client_.begun_.contains(number_)) return;
+    std::uint32_t cancelled = 0;
+    static_cast<void>(client_.begun_on_->send(about(verb::cancel, number_), cancelled));
+  }
+
+ private:
+  exchange_client& client_;
+  std::uint32_t number_;
+};
+
+std::shared_ptr<mail_operation> exchange_client::begin(request what, std::function<void(answer)> done) {
+  if (outgoing_frame(0, what).is_too_large()) {
+    answer refused;
+    refused.status = mail_status::too_much;
+    done(std::move(refused));
+    return nullptr;
+  }
+  const std::lock_guard lock(begun_mutex_);
+  if (!begun_on_) {
+    begun_on_ = connect();
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    try {
+      // For as long as the process.
+      std::thread([this] { listen(); }).detach();
+    } catch (const std::system_error& e) {
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      begun_on_.reset();
+      throw ChannelError(fmt::format("no thread to listen to the program by: {}", e.what()));
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    own_threads.fetch_add(1);
+  }
+  // The answer cannot overtake this: it is looked for under the same lock.
+  std::uint32_t number = 0;
+  if (!begun_on_->send(what, number)) throw_no_answer();
+  begun_.emplace(number, std::move(done));
+  return std::make_shared<operation>(*this, number);
+}
+
+void exchange_client::listen() {
+  const int socket = begun_on_->socket.get();
+  incoming_frames& incoming = begun_on_->incoming;
+  for (;;) {
+    const bool more = incoming.read(socket, 0) == incoming_frames::progress::some;
+    while (auto frame = incoming.next()) {
+      auto came = read_answer(std::move(*frame));
+      if (!came) break;
+      std::function<void(answer)> done;
+      {
+        const std::lock_guard lock(begun_mutex_);
+        const auto number = static_cast<std::uint32_t>(came->operation);
+        const auto found = begun_.find(number);
+        if (found == begun_.end()) continue;
+        done = std::move(found->second);
+        begun_.erase(found);
+        std::uint32_t acknowledged = 0;
+        if (came->is_in_hand) static_cast<void>(begun_on_->send(about(verb::acknowledge, number), acknowledged));
+      }
+      done(std::move(*came));
+    }
+    if (more) continue;
+    // The program is gone, or does not want to hear us any more.
+    std::unordered_map<std::uint32_t, std::function<void(answer)>> left;
+    {
+      const std::lock_guard lock(begun_mutex_);
+      left.swap(begun_);
+      static_cast<void>(begun_on_.release());
+    }
+    own_threads.fetch_sub(1);
+    for (auto& [number, done] : left) {
+      answer lost;
+      lost.status = mail_status::wrong;
+      done(std::move(lost));
+    }
+    return;
+  }
+}
+
+void exchange_client::hang_up() noexcept {
+  const std::lock_guard lock(mutex_);
+  for (auto& one : idle_) discard(std::move(one));
+  idle_.clear();
+}
+
+}  // namespace pynisher::detail

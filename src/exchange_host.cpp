@@ -1,0 +1,576 @@
+#include "exchange_host.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <system_error>
+
+#include "fork_safe_mutex.hpp"
+#include "supervised_call.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+// Operations of children are numbered by connection and by the child's own count there.
+constexpr operation_id local_bit = operation_id{1} << 63;
+operation_id operation_of(std::uint32_t serial, std::uint64_t number) { return (operation_id{serial} << 32) | number; }
+
+// What an event is about stands in its low bits.
+enum : std::uint64_t { is_listener, is_bell, is_connection, is_process, kind_mask = 3 };
+
+constexpr std::size_t most_strangers = 128, most_connections = 512, most_watches = 64;
+/// Answers that a child has not fetched; until then it is not listened to.
+constexpr std::size_t most_unfetched = 64;
+
+bool has_ended(const platform::call_fd& process) {
+  pollfd ended{process.get(), POLLIN, 0};
+  return process && ::poll(&ended, 1, 0) > 0;
+}
+
+bool is_of_this_user(const ucred& who) {
+  return who.pid > 0 && (who.uid == ::getuid() || who.uid == ::geteuid() || ::geteuid() == 0);
+}
+
+}  // namespace
+
+// --- a flag
+// -----------------------------------------------------------------------------------------------------------
+
+flag_to_poll::flag_to_poll() {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) return;
+  own_ = platform::call_fd(ends[0]);
+  watched_ = std::make_shared<passed_file>(platform::call_fd(ends[1]));
+}
+
+void flag_to_poll::set(bool raised) {
+  char one = 1;
+  if (raised) {
+    static_cast<void>(::send(own_.get(), &one, 1, MSG_DONTWAIT | MSG_NOSIGNAL));
+  } else {
+    static_cast<void>(::recv(descriptor_of(*watched_), &one, 1, MSG_DONTWAIT));
+  }
+}
+
+// --- the program's own threads
+// -------------------------------------------------------------------------------------------
+
+exchange_host::exchange_host() { self_ = core_.join({}); }
+
+void exchange_host::tell(calls& told) {
+  for (auto& [done, made] : told) done(std::move(made));
+  told.clear();
+}
+
+void exchange_host::handle(operation_id operation, request&& what, calls& told) {
+  effects out;
+  core_.handle(self_, operation, std::move(what), out);
+  dispatch(out, told);
+}
+
+answer exchange_host::ask(request what, mail_deadline until) {
+  calls told;
+  local_wait wait;
+  answer came;
+  {
+    std::unique_lock lock(mutex_);
+    const operation_id operation = local_bit | ++next_;
+    local_[operation].wait = &wait;
+    handle(operation, std::move(what), told);
+    const auto has_come = [&wait] { return wait.came.has_value(); };
+    if (!told.empty() && !has_come()) {
+      // Others' affairs do not wait for ours.
+      lock.unlock();
+      tell(told);
+      lock.lock();
+    }
+    if (!until) {
+      wait.changed.wait(lock, has_come);
+    } else if (!wait.changed.wait_until(lock, *until, has_come)) {
+      request taken_back;
+      taken_back.what = verb::cancel;
+      taken_back.number = operation;
+      handle(local_bit | ++next_, std::move(taken_back), told);
+    }
+    local_.erase(operation);
+    came = std::move(*wait.came);
+  }
+  tell(told);
+  return came;
+}
+
+class exchange_host::local_operation final : public mail_operation {
+ public:
+  local_operation(exchange_host& host, operation_id operation) : host_(host), operation_(operation) {}
+  void cancel() noexcept override {
+    request taken_back;
+    taken_back.what = verb::cancel;
+    taken_back.number = operation_;
+    calls told;
+    {
+      const std::lock_guard lock(host_.mutex_);
+      host_.handle(local_bit | ++host_.next_, std::move(taken_back), told);
+    }
+    tell(told);
+  }
+
+ private:
+  exchange_host& host_;
+  operation_id operation_;
+};
+
+std::shared_ptr<mail_operation> exchange_host::begin(request what, std::function<void(answer)> done) {
+  calls told;
+  std::shared_ptr<mail_operation> begun;
+  {
+    const std::lock_guard lock(mutex_);
+    const operation_id operation = local_bit | ++next_;
+    begun = std::make_shared<local_operation>(*this, operation);
+    local_[operation].done = std::move(done);
+    handle(operation, std::move(what), told);
+  }
+  tell(told);
+  return begun;
+}
+
+void exchange_host::post(request what) {
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    handle(local_bit | ++next_, std::move(what), told);
+  }
+  tell(told);
+}
+
+void exchange_host::look_at(std::int64_t pid) {
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    look_at(pid, told);
+  }
+  tell(told);
+}
+
+void exchange_host::look_at(std::int64_t pid, calls& told) {
+  const auto found = party_of_pid_.find(pid);
+  if (found != party_of_pid_.end() && has_ended(remotes_.at(found->second).process)) process_ended(found->second, told);
+}
+
+std::int64_t exchange_host::new_isolate() {
+  const std::lock_guard lock(mutex_);
+  return core_.new_isolate();
+}
+
+std::shared_ptr<flag_to_poll> exchange_host::watch(std::int64_t channel) {
+  auto flag = std::make_shared<flag_to_poll>();
+  if (!*flag) return nullptr;
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!core_.exists(channel)) return nullptr;
+    add_watch(channel, flag, told);
+  }
+  tell(told);
+  return flag;
+}
+
+void exchange_host::add_watch(std::int64_t channel, const std::shared_ptr<flag_to_poll>& flag, calls& told) {
+  std::erase_if(watches_, [](const auto& one) { return one.second.expired(); });
+  effects out;
+  core_.watch(channel, out);
+  // The others know already.
+  const bool is_ready = !out.ready.empty() && out.ready.back().ready;
+  out.ready.clear();
+  if (is_ready) flag->set(true);
+  watches_.emplace(channel, flag);
+  dispatch(out, told);
+}
+
+void exchange_host::dispatch(effects& out, calls& told) {
+  while (!out.answers.empty() || !out.ready.empty()) {
+    effects more;
+    for (answer& made : out.answers) deliver(std::move(made), more, told);
+    for (const readiness& now : out.ready) {
+      const auto [first, last] = watches_.equal_range(now.channel);
+      for (auto at = first; at != last; ++at) {
+        if (const auto flag = at->second.lock()) flag->set(now.ready);
+      }
+    }
+    out = std::move(more);
+  }
+}
+
+void exchange_host::deliver(answer&& made, effects& more, calls& told) {
+  if (made.to == self_) {
+    const auto found = local_.find(made.operation);
+    if (found == local_.end()) return;
+    if (found->second.wait != nullptr) {
+      found->second.wait->came = std::move(made);
+      found->second.wait->changed.notify_one();
+    } else {
+      told.emplace_back(std::move(found->second.done), std::move(made));
+      local_.erase(found);
+    }
+    return;
+  }
+  const auto found = connections_.find(static_cast<std::uint32_t>(made.operation >> 32));
+  if (found == connections_.end() || found->second.is_broken) {
+    if (made.is_in_hand) core_.abandon(made.to, made.operation, made.operation, more);
+    return;
+  }
+  const auto number = static_cast<std::uint32_t>(made.operation);
+  outgoing_frame frame(number, made);
+  if (frame.is_too_large()) {
+    made.status = mail_status::too_much;
+    made.numbers.clear();
+    frame = outgoing_frame(number, made);
+  }
+  send(found->second, std::move(frame));
+}
+
+// --- what is written to children
+// ------------------------------------------------------------------------------------------
+
+void exchange_host::send(connection& to, outgoing_frame&& frame) {
+  to.outgoing.push_back(std::move(frame));
+  if (to.outgoing.size() == 1) flush(to);
+  if (to.outgoing.size() >= most_unfetched) watch_for(to, EPOLLOUT);
+}
+
+void exchange_host::flush(connection& to) {
+  while (!to.outgoing.empty() && !to.is_broken) {
+    switch (to.outgoing.front().send(to.socket.get(), MSG_DONTWAIT)) {
+      case outgoing_frame::progress::done:
+        to.outgoing.pop_front();
+        break;
+      case outgoing_frame::progress::blocked:
+        return watch_for(to, to.outgoing.size() >= most_unfetched ? EPOLLOUT : EPOLLIN | EPOLLOUT);
+      case outgoing_frame::progress::broken:
+        // Nothing is done about it here, in the middle of something else.
+        to.is_broken = true;
+        broken_.push_back(to.serial);
+        platform::doorbell::raise(bell_->descriptor());
+        return;
+    }
+  }
+  watch_for(to, EPOLLIN);
+}
+
+void exchange_host::watch_for(connection& of, std::uint32_t wanted) {
+  if (of.wants == wanted) return;
+  of.wants = wanted;
+  epoll_event event{};
+  event.events = wanted;
+  event.data.u64 = (std::uint64_t{of.serial} << 2) | is_connection;
+  ::epoll_ctl(set_.get(), EPOLL_CTL_MOD, of.socket.get(), &event);
+}
+
+// --- the thread
+// -------------------------------------------------------------------------------------------------------------
+
+std::optional<exchange_place> exchange_host::place() {
+  const std::lock_guard lock(mutex_);
+  if (!place_ && !start_serving()) return std::nullopt;
+  return place_;
+}
+
+bool exchange_host::start_serving() {
+  if (stopping_) return false;
+  bell_.emplace();
+  if (!*bell_) return false;
+  exchange_place fresh;
+  fresh.name = random_key()[0];
+  fresh.token = random_key();
+  set_ = platform::call_fd(::epoll_create1(EPOLL_CLOEXEC));
+  listener_ = platform::call_fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  spare_ = platform::call_fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  if (!set_ || !listener_ || !spare_) return false;
+  sockaddr_un address{};
+  const socklen_t length = write_address(fresh, address);
+  if (::bind(listener_.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) return false;
+  if (::listen(listener_.get(), 4096) != 0) return false;
+  epoll_event event{};
+  event.events = EPOLLIN;
+  event.data.u64 = is_listener;
+  if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, listener_.get(), &event) != 0) return false;
+  event.data.u64 = is_bell;
+  if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, bell_->descriptor(), &event) != 0) return false;
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  try {
+    thread_ = std::thread([this] { serve(); });
+  } catch (const std::system_error&) {
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (!thread_.joinable()) return false;
+  own_threads.fetch_add(1);
+  place_ = fresh;
+  return true;
+}
+
+void exchange_host::stop_serving() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    if (!thread_.joinable()) return;
+    platform::doorbell::raise(bell_->descriptor());
+  }
+  thread_.join();
+  own_threads.fetch_sub(1);
+}
+
+void exchange_host::serve() {
+  ::prctl(PR_SET_NAME, "pynisher-mail");
+  std::array<epoll_event, 64> events{};
+  for (;;) {
+    const int count = ::epoll_wait(set_.get(), events.data(), static_cast<int>(events.size()), -1);
+    calls told;
+    {
+      const std::lock_guard lock(mutex_);
+      for (int i = 0; i < count; ++i) {
+        const epoll_event& event = events[static_cast<std::size_t>(i)];
+        const std::uint64_t which = event.data.u64 >> 2;
+        switch (event.data.u64 & kind_mask) {
+          case is_listener:
+            accept_some();
+            break;
+          case is_bell:
+            bell_->clear();
+            break;
+          case is_connection: {
+            const auto found = connections_.find(static_cast<std::uint32_t>(which));
+            if (found == connections_.end()) break;
+            if ((event.events & EPOLLOUT) != 0) flush(found->second);
+            if ((event.events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read_from(found->second, told);
+            break;
+          }
+          default:
+            process_ended(which, told);
+        }
+        while (strangers_ > most_strangers) drop_a_stranger(told);
+      }
+      drop_broken(told);
+      if (stopping_) break;
+    }
+    tell(told);
+  }
+}
+
+void exchange_host::accept_some() {
+  for (int i = 0; i < 64; ++i) {
+    platform::call_fd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!socket && (errno == EMFILE || errno == ENFILE)) {
+      // Whoever it is cannot be served, and is told so, instead of knocking for ever.
+      spare_ = platform::call_fd();
+      const platform::call_fd refused(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      if (!refused) return;
+      continue;
+    }
+    if (!spare_) spare_ = platform::call_fd(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    if (!socket) return;
+    ucred who{};
+    socklen_t size = sizeof who;
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &who, &size) != 0 || !is_of_this_user(who)) continue;
+    if (last_serial_ >= 0x7fff'ffff) continue;
+    const std::uint32_t serial = ++last_serial_;
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.u64 = (std::uint64_t{serial} << 2) | is_connection;
+    if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, socket.get(), &event) != 0) continue;
+    connection& fresh = connections_[serial];
+    fresh.serial = serial;
+    fresh.socket = std::move(socket);
+    fresh.pid = who.pid;
+    fresh.wants = EPOLLIN;
+    ++strangers_;
+  }
+}
+
+/// The one that has known us longest without saying who it is. It may come again.
+void exchange_host::drop_a_stranger(calls& told) {
+  for (const auto& [serial, one] : connections_) {
+    if (one.party == 0) return hang_up(serial, told);
+  }
+}
+
+void exchange_host::read_from(connection& from, calls& told) {
+  if (from.is_broken) return;
+  const std::uint32_t serial = from.serial;
+  const auto read = from.incoming.read(from.socket.get(), MSG_DONTWAIT);
+  if (read == incoming_frames::progress::nothing) return;
+  take_frames(from, told);
+  if (read != incoming_frames::progress::some) hang_up(serial, told);
+}
+
+void exchange_host::take_frames(connection& from, calls& told) {
+  while (auto frame = from.incoming.next()) {
+    if (!take_frame(from, std::move(*frame), told)) from.is_broken = true;
+    if (from.is_broken) break;
+  }
+  if (from.is_broken || from.incoming.has_lied()) broken_.push_back(from.serial);
+}
+
+bool exchange_host::take_frame(connection& from, incoming_frames::frame&& frame, calls& told) {
+  if (from.party == 0) {
+    const auto hello = read_greeting(frame);
+    return hello && greet(from, *hello, told);
+  }
+  const std::uint32_t number = frame.header.operation;
+  if (number <= from.last_operation) return false;
+  from.last_operation = number;
+  auto what = read_request(std::move(frame));
+  if (!what) return false;
+  const operation_id operation = operation_of(from.serial, number);
+  if (what->what == verb::watch) {
+    answer_watch(from, operation, *what, told);
+    return true;
+  }
+  if (what->what == verb::process_ended) look_at(static_cast<std::int64_t>(what->number), told);
+  if (what->what == verb::cancel || what->what == verb::acknowledge) {
+    if (what->number > 0xffff'ffff) return false;
+    what->number = operation_of(from.serial, what->number);
+  }
+  effects out;
+  core_.handle(from.party, operation, std::move(*what), out);
+  dispatch(out, told);
+  return true;
+}
+
+bool exchange_host::greet(connection& from, const greeting& hello, calls& told) {
+  if (hello.token != place_->token) return false;
+  const auto known = party_of_pid_.find(from.pid);
+  if (known != party_of_pid_.end()) {
+    // Another process may have got the number.
+    if (has_ended(remotes_.at(known->second).process)) process_ended(known->second, told);
+  }
+  auto found = party_of_pid_.find(from.pid);
+  if (found == party_of_pid_.end()) {
+    remote fresh;
+    fresh.household = hello.household;
+    fresh.pid = from.pid;
+    fresh.process = platform::call_fd(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(from.pid), 0)));
+    const party_id party =
+        core_.join({hello.isolate, hello.household, hello.is_head && hello.household != 0, true, from.pid});
+    if (fresh.process) {
+      epoll_event event{};
+      event.events = EPOLLIN;
+      event.data.u64 = (party << 2) | is_process;
+      if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, fresh.process.get(), &event) != 0) fresh.process = platform::call_fd();
+    }
+    remotes_.emplace(party, std::move(fresh));
+    found = party_of_pid_.emplace(from.pid, party).first;
+  }
+  remote& party = remotes_.at(found->second);
+  if (party.household != hello.household || party.connections >= most_connections) return false;
+  ++party.connections;
+  from.party = found->second;
+  --strangers_;
+  return true;
+}
+
+void exchange_host::answer_watch(connection& from, operation_id operation, const request& what, calls& told) {
+  auto& watches = remotes_.at(from.party).watches;
+  answer made;
+  made.to = from.party;
+  made.operation = operation;
+  if (watches.size() >= most_watches)
+    std::erase_if(watches, [this](const auto& one) { return !core_.exists(one.first); });
+  if (!core_.exists(what.channel)) {
+    made.status = mail_status::not_found;
+  } else if (watches.size() >= most_watches && !watches.contains(what.channel)) {
+    made.status = mail_status::too_much;
+  } else {
+    auto& flag = watches[what.channel];
+    if (!flag) {
+      flag = std::make_shared<flag_to_poll>();
+      if (*flag) add_watch(what.channel, flag, told);
+    }
+    if (*flag) {
+      made.status = mail_status::item;
+      made.content = std::make_shared<parcel>();
+      made.content->attached.push_back({attachment::kind::file, {}, 0, 0, flag->watched()});
+    } else {
+      watches.erase(what.channel);
+      made.status = mail_status::too_much;
+    }
+  }
+  effects out;
+  out.answers.push_back(std::move(made));
+  dispatch(out, told);
+}
+
+void exchange_host::hang_up(std::uint32_t serial, calls& told) {
+  auto node = connections_.extract(serial);
+  if (node.empty()) return;
+  const connection& gone = node.mapped();
+  ::epoll_ctl(set_.get(), EPOLL_CTL_DEL, gone.socket.get(), nullptr);
+  if (gone.party == 0) {
+    --strangers_;
+    return;
+  }
+  effects out;
+  core_.abandon(gone.party, operation_of(serial, 0), operation_of(serial, 0xffff'ffff), out);
+  dispatch(out, told);
+  const auto found = remotes_.find(gone.party);
+  if (found == remotes_.end()) return;
+  --found->second.connections;
+  // Where its end cannot be seen, this is it.
+  if (found->second.connections == 0 && !found->second.process) leave(gone.party, told);
+}
+
+/// What it has said before is heard first.
+void exchange_host::process_ended(party_id who, calls& told) {
+  if (!remotes_.contains(who)) return;
+  std::vector<std::uint32_t> serials;
+  for (const auto& [serial, one] : connections_) {
+    if (one.party == who) serials.push_back(serial);
+  }
+  for (const std::uint32_t serial : serials) {
+    // A copy of it may have its socket, and go on.
+    for (int i = 0; i < 1000; ++i) {
+      const auto found = connections_.find(serial);
+      if (found == connections_.end() || found->second.is_broken) break;
+      const auto read = found->second.incoming.read(found->second.socket.get(), MSG_DONTWAIT);
+      take_frames(found->second, told);
+      if (read != incoming_frames::progress::some) break;
+    }
+    hang_up(serial, told);
+  }
+  leave(who, told);
+}
+
+void exchange_host::leave(party_id who, calls& told) {
+  auto node = remotes_.extract(who);
+  if (node.empty()) return;
+  if (node.mapped().process) ::epoll_ctl(set_.get(), EPOLL_CTL_DEL, node.mapped().process.get(), nullptr);
+  party_of_pid_.erase(node.mapped().pid);
+  effects out;
+  core_.leave(who, out);
+  dispatch(out, told);
+}
+
+void exchange_host::drop_broken(calls& told) {
+  while (!broken_.empty()) {
+    const std::uint32_t serial = broken_.back();
+    broken_.pop_back();
+    hang_up(serial, told);
+  }
+}
+
+}  // namespace pynisher::detail

@@ -1,0 +1,244 @@
+#include "mail_link.hpp"
+
+#include <sys/random.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include <pynisher/channel_errors.hpp>
+
+#include "exchange_client.hpp"
+#include "exchange_host.hpp"
+#include "fork_safe_mutex.hpp"
+#include "platform/contract.hpp"
+
+namespace pynisher::detail {
+
+namespace {
+
+/// What this process knows. A forked copy finds all of it, and looks whose it is. Nothing is ever destroyed.
+constinit struct {
+  std::atomic<exchange_host*> host{nullptr};
+  std::atomic<pid_t> host_process{0};
+  std::atomic<exchange_client*> client{nullptr};
+
+  // Under the library's mutex.
+  bool knows_place = false;
+  exchange_place place;
+  household home;
+
+  reply_region* region = nullptr;
+  int doorbell = -1;
+  pid_t region_process = 0;
+} way;
+
+exchange_host* host_here() {
+  exchange_host* const host = way.host.load();
+  return host != nullptr && way.host_process.load() == platform::process_number() ? host : nullptr;
+}
+
+void stop_host() {
+  if (exchange_host* const host = host_here()) host->stop_serving();
+}
+
+exchange_host& become_host() {
+  const std::lock_guard lock(library_mutex);
+  if (exchange_host* const host = host_here()) return *host;
+  way.host.store(new exchange_host);
+  way.host_process.store(platform::process_number());
+  std::atexit(stop_host);
+  return *way.host.load();
+}
+
+/// From whoever supervises this process. Empty: there is nobody, or no way.
+std::optional<exchange_place> ask_for_the_way(bool& is_child) {
+  is_child = way.region != nullptr && way.region_process == platform::process_number();
+  if (!is_child) return std::nullopt;
+  reply_region& region = *way.region;
+  while (region.exchange_told.load() == 0) {
+    region.exchange_wanted.store(1);
+    if (!platform::doorbell::raise(way.doorbell)) return std::nullopt;
+    platform::wait_for_change(region.exchange_told, 0);
+  }
+  if (region.exchange_told.load() != 1) return std::nullopt;
+  exchange_place place;
+  place.name = region.exchange_place[0].load();
+  place.token = {region.exchange_place[1].load(), region.exchange_place[2].load()};
+  const std::lock_guard lock(library_mutex);
+  way.place = place;
+  way.knows_place = true;
+  if (way.home.number == 0) {
+    way.home.number = region.exchange_place[3].load();
+    way.home.isolate = static_cast<std::int64_t>(region.exchange_place[4].load());
+  }
+  return place;
+}
+
+std::optional<exchange_place> known_place() {
+  const std::lock_guard lock(library_mutex);
+  return way.knows_place ? std::optional(way.place) : std::nullopt;
+}
+
+/// Null: the exchange is this process's own.
+exchange_client* client_or_host(exchange_host*& host) {
+  host = host_here();
+  if (host != nullptr) return nullptr;
+  exchange_client* client = way.client.load();
+  if (client != nullptr && client->owner() == platform::process_number()) return client;
+  auto place = known_place();
+  if (!place) {
+    bool is_child = false;
+    place = ask_for_the_way(is_child);
+    if (!place && is_child) throw ChannelError("this process cannot reach the program whose channels these are");
+    if (!place && way.host.load() != nullptr) {
+      throw ChannelError(
+          "this process is a copy of the program that the program does not know of: it has no way to its channels");
+    }
+    if (!place) {
+      host = &become_host();
+      return nullptr;
+    }
+  }
+  const std::lock_guard lock(library_mutex);
+  client = way.client.load();
+  if (client != nullptr && client->owner() == platform::process_number()) return client;
+  // The one of the process that this was forked from, if any, stays where it is: its descriptors are not ours.
+  greeting hello;
+  hello.token = place->token;
+  hello.household = way.home.number;
+  hello.isolate = way.home.isolate;
+  hello.is_head = way.home.head == platform::process_number();
+  if (way.region != nullptr && way.region_process == platform::process_number()) way.region->exchange_used.store(1);
+  client = new exchange_client(*place, hello);
+  way.client.store(client);
+  return client;
+}
+
+}  // namespace
+
+deposit_key random_key() {
+  deposit_key key{};
+  std::size_t have = 0;
+  while (have < sizeof key) {
+    const ssize_t got = ::getrandom(reinterpret_cast<char*>(key.data()) + have, sizeof key - have, 0);
+    if (got > 0) have += static_cast<std::size_t>(got);
+  }
+  return key;
+}
+
+answer ask_exchange(request what, mail_deadline until) {
+  exchange_host* host = nullptr;
+  exchange_client* const client = client_or_host(host);
+  return client != nullptr ? client->ask(std::move(what), until) : host->ask(std::move(what), until);
+}
+
+void tell_exchange(request what) noexcept {
+  try {
+    exchange_host* host = nullptr;
+    if (exchange_client* const client = client_or_host(host)) {
+      client->tell(std::move(what));
+    } else {
+      host->post(std::move(what));
+    }
+  } catch (const std::exception&) {
+    // Nothing of ours is where there is no way to.
+  }
+}
+
+std::shared_ptr<mail_operation> begin_at_exchange(request what, std::function<void(answer)> done) {
+  exchange_host* host = nullptr;
+  exchange_client* const client = client_or_host(host);
+  return client != nullptr ? client->begin(std::move(what), std::move(done))
+                           : host->begin(std::move(what), std::move(done));
+}
+
+channel_watch watch_at_exchange(std::int64_t channel) {
+  exchange_host* host = nullptr;
+  exchange_client* const client = client_or_host(host);
+  if (client == nullptr) {
+    auto flag = host->watch(channel);
+    if (!flag) return {};
+    const int descriptor = descriptor_of(*flag->watched());
+    return {std::move(flag), descriptor};
+  }
+  request wanted;
+  wanted.what = verb::watch;
+  wanted.channel = channel;
+  const answer came = client->ask(std::move(wanted), std::nullopt);
+  if (came.status != mail_status::item || !came.content || came.content->attached.empty()) return {};
+  const std::shared_ptr<held_file> file = came.content->attached.front().file;
+  if (!file) return {};
+  return {file, descriptor_of(*file)};
+}
+
+void set_own_region(reply_region& region, int doorbell) noexcept {
+  way.region = &region;
+  way.doorbell = doorbell;
+  way.region_process = platform::process_number();
+}
+
+void note_deposited_reply() noexcept {
+  if (way.region != nullptr && way.region_process == platform::process_number()) way.region->deposited.store(1);
+}
+
+void hang_up_at_exchange() noexcept {
+  exchange_client* const client = way.client.load();
+  if (client != nullptr && client->owner() == platform::process_number()) client->hang_up();
+}
+
+void show_the_way(reply_region& region) {
+  if (region.exchange_wanted.load() == 0 || region.exchange_told.load() != 0) return;
+  std::optional<exchange_place> place;
+  if (exchange_host* const host = host_here()) {
+    place = host->place();
+  } else if (place = known_place(); !place) {
+    bool is_child = false;
+    place = ask_for_the_way(is_child);
+    if (!place && !is_child && way.host.load() == nullptr) place = become_host().place();
+  }
+  if (place) {
+    const std::lock_guard lock(library_mutex);
+    const std::uint64_t words[] = {place->name, place->token[0], place->token[1], way.home.number,
+                                   static_cast<std::uint64_t>(way.home.isolate)};
+    for (std::size_t i = 0; i < std::size(words); ++i) region.exchange_place[i].store(words[i]);
+  }
+  region.exchange_told.store(place ? 1 : 2);
+  platform::wake_waiters(region.exchange_told);
+}
+
+void enter_household(std::int64_t isolate) {
+  const std::lock_guard lock(library_mutex);
+  way.home = {random_key()[0] | 1, isolate, platform::process_number()};
+}
+
+void note_process_ended(std::int64_t pid) noexcept {
+  try {
+    exchange_host* host = nullptr;
+    exchange_client* const client = client_or_host(host);
+    if (client == nullptr) return host->look_at(pid);
+    request ended;
+    ended.what = verb::process_ended;
+    ended.number = static_cast<std::uint64_t>(pid);
+    client->ask(std::move(ended), std::nullopt);
+  } catch (const std::exception&) {
+    // The exchange sees it by itself, a moment later.
+  }
+}
+
+std::int64_t new_isolate_id() {
+  exchange_host* host = nullptr;
+  if (exchange_client* const client = client_or_host(host)) {
+    request wanted;
+    wanted.what = verb::new_isolate;
+    return client->ask(std::move(wanted), std::nullopt).number;
+  }
+  return host->new_isolate();
+}
+
+}  // namespace pynisher::detail

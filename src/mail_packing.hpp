@@ -1,0 +1,67 @@
+#pragma once
+
+// Values that hold ends, queues or descriptors, being packed: the bytes name what is attached, which goes to the
+// exchange.
+//
+// What is attached to an item goes with the item. What is attached to an argument, a result or a name is deposited
+// there under a key that stands in the bytes, until the other process fetches it, or it is clear that none will.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <pynisher/detail/wire/archive.hpp>
+
+#include "exchange.hpp"
+
+namespace pynisher::detail {
+
+/// A deposit: what nobody has fetched is given back when this goes.
+class deposited {
+ public:
+  explicit deposited(const deposit_key& key) : key_(key) {}
+  deposited(const deposited&) = delete;
+  deposited& operator=(const deposited&) = delete;
+  ~deposited();
+
+ private:
+  deposit_key key_;
+};
+
+/// While one exists, what this thread packs may have attachments. Scopes nest.
+class packing_scope {
+ public:
+  /// Into an item.
+  packing_scope();
+  /// Into something that goes another way.
+  explicit packing_scope(deposit_mode mode);
+  packing_scope(const packing_scope&) = delete;
+  packing_scope& operator=(const packing_scope&) = delete;
+  ~packing_scope();
+
+  /// Returns where in the value it is. `keeper` stays until the scope has finished: the value may be gone by then.
+  std::uint32_t attach(const attachment& what, std::shared_ptr<void> keeper);
+  void write_place(output_archive& out, std::uint32_t index) const;
+  /// Everything is packed: deposits what was attached. Null: nothing was. Throws `wire_error` where it cannot be.
+  std::shared_ptr<deposited> finish();
+  [[nodiscard]] const std::shared_ptr<parcel>& content() const { return content_; }
+
+  static packing_scope& current();
+
+ private:
+  packing_scope* const outer_;
+  const bool is_item_;
+  const deposit_mode mode_ = deposit_mode::argument;
+  deposit_key key_{};
+  std::shared_ptr<parcel> content_;
+  std::vector<std::shared_ptr<void>> keepers_;
+};
+
+/// In the child: this thread packs its reply from here on. `finish` deposits what the reply holds; false: nothing.
+void begin_packing_reply();
+bool finish_packing_reply();
+/// The reply of a limited call or an isolate, in the process `pid`, is unpacked, or never will be, when what this
+/// returns goes.
+std::shared_ptr<void> until_reply_is_read(std::int64_t pid);
+
+}  // namespace pynisher::detail

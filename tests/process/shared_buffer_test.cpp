@@ -1,0 +1,165 @@
+// Memory and descriptors that several processes share, by every start method.
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <string>
+#include <system_error>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "support/suites.hpp"
+
+namespace {
+
+using namespace std::chrono_literals;
+using pynisher::isolate;
+using pynisher::limit;
+using pynisher::shared_buffer;
+using pynisher::shared_fd;
+
+TEST(SharedBuffer, IsZeroedAndSharedByItsCopies) {
+  shared_buffer a(1000);
+  EXPECT_EQ(a.size(), 1000u);
+  EXPECT_TRUE(std::ranges::all_of(a, [](std::byte b) { return b == std::byte{}; }));
+  shared_buffer b = a;
+  b[7] = std::byte{1};
+  EXPECT_EQ(a[7], std::byte{1});
+  EXPECT_EQ(a, b);
+  EXPECT_NE(a, shared_buffer(1000));
+  const std::span<std::byte> bytes = a;
+  EXPECT_EQ(bytes.size(), 1000u);
+}
+
+TEST(SharedBuffer, OfNothingIsEmpty) {
+  EXPECT_TRUE(shared_buffer().empty());
+  EXPECT_TRUE(shared_buffer(0).empty());
+}
+
+TEST(SharedBuffer, OfMoreThanThereIsIsRefused) { EXPECT_THROW(shared_buffer(std::size_t{1} << 62), std::bad_alloc); }
+
+TEST(SharedFd, IsADuplicate) {
+  EXPECT_FALSE(shared_fd());
+  EXPECT_THROW(shared_fd(-1), std::system_error);
+  const shared_fd one(STDERR_FILENO);
+  EXPECT_NE(one.get(), STDERR_FILENO);
+  const int number = one.get();
+  {
+    const shared_fd copy = one;
+    EXPECT_EQ(copy, one);
+  }
+  EXPECT_NE(::fcntl(number, F_GETFD), -1);
+  EXPECT_TRUE((::fcntl(number, F_GETFD) & FD_CLOEXEC) != 0);
+}
+
+class SharedBetweenProcesses : public support::per_start_method {
+ protected:
+  [[nodiscard]] static isolate made() {
+    return isolate::create({.limits = {.warnings = false}, .context = GetParam()});
+  }
+};
+FOR_EACH_START_METHOD(SharedBetweenProcesses);
+
+void fill(shared_buffer buffer) { std::ranges::fill(buffer, std::byte{7}); }
+bool all_seven(const shared_buffer& buffer) {
+  return std::ranges::all_of(buffer, [](std::byte b) { return b == std::byte{7}; });
+}
+
+TEST_P(SharedBetweenProcesses, MemoryIsAnArgument) {
+  shared_buffer buffer(100'000);
+  limit(fill, unlimited())(buffer);
+  EXPECT_TRUE(all_seven(buffer));
+  shared_buffer other(10);
+  made().call(fill, other);
+  EXPECT_TRUE(all_seven(other));
+}
+
+TEST_P(SharedBetweenProcesses, MemoryIsAResult) {
+  const auto make = [] {
+    shared_buffer buffer(5000);
+    fill(buffer);
+    return buffer;
+  };
+  const shared_buffer buffer = limit(make, unlimited())();
+  EXPECT_EQ(buffer.size(), 5000u);
+  EXPECT_TRUE(all_seven(buffer));
+  auto iso = made();
+  EXPECT_TRUE(all_seven(iso.call(make)));
+}
+
+TEST_P(SharedBetweenProcesses, MemoryGoesOverAChannelAndBothSidesSeeWrites) {
+  auto iso = made();
+  auto [rx, tx] = pynisher::create_channel<shared_buffer>();
+  auto [done, told] = pynisher::create_channel<int>();
+  auto pending = iso.start(
+      [](pynisher::receiver<shared_buffer> from, pynisher::sender<int> to) {
+        shared_buffer buffer = from.recv();
+        fill(buffer);
+        to.send(1);
+      },
+      rx, told);
+  shared_buffer buffer(64 << 10);
+  tx.send_buffer(buffer);
+  EXPECT_EQ(done.recv(), 1);
+  EXPECT_TRUE(all_seven(buffer));
+  pending.get();
+}
+
+TEST_P(SharedBetweenProcesses, DescriptorsAreArgumentsAndResults) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  const shared_fd in = shared_fd::adopt(ends[0]);
+  shared_fd out = shared_fd::adopt(ends[1]);
+  const auto say = [](shared_fd to, const std::string& what) {
+    if (::write(to.get(), what.data(), what.size()) < 0) throw std::system_error(errno, std::system_category());
+    return to;
+  };
+  shared_fd back = limit(say, unlimited())(out, "spam");
+  auto iso = made();
+  shared_fd again = iso.call(say, back, "eggs");
+  ASSERT_EQ(::write(again.get(), "!", 1), 1);
+  out = back = again = shared_fd();
+  std::string got(100, ' ');
+  got.resize(static_cast<std::size_t>(::read(in.get(), got.data(), got.size())));
+  EXPECT_EQ(got, "spameggs!");
+  EXPECT_EQ(::read(in.get(), got.data(), 1), 0) << "nobody holds the writing end any more";
+}
+
+TEST_P(SharedBetweenProcesses, ARefusedCallLeavesNoDescriptorBehind) {
+  int ends[2];
+  ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+  auto iso = made();
+  iso.close();
+  shared_fd out = shared_fd::adopt(ends[1]);
+  EXPECT_THROW(iso.call([](shared_fd) {}, out), pynisher::IsolateNotFoundError);
+  out = shared_fd();
+  char byte;
+  EXPECT_EQ(::read(ends[0], &byte, 1), 0);
+  ::close(ends[0]);
+}
+
+TEST_P(SharedBetweenProcesses, MemoryThatCouldShrinkIsRefused) {
+  // A buffer whose file is not sealed: what a hostile isolate could make of one. Its bytes are those of a buffer.
+  struct lying {
+    shared_fd file;
+    void save(pynisher::detail::output_archive& out) const {
+      out(std::uint64_t{4096});
+      pynisher::detail::write_descriptor(out, file.get());
+    }
+  };
+  const shared_fd file = shared_fd::adopt(::memfd_create("loose", MFD_CLOEXEC));
+  ASSERT_EQ(::ftruncate(file.get(), 4096), 0);
+  const auto packed =
+      pynisher::detail::pack_mail([&](pynisher::detail::output_archive& out) { lying{file}.save(out); });
+  shared_buffer buffer;
+  EXPECT_THROW(pynisher::detail::unpack_mail(packed, [&](pynisher::detail::input_archive& in) { buffer.load(in); }),
+               pynisher::SerializationException);
+}
+
+}  // namespace
