@@ -39,6 +39,7 @@ struct capture_options;
 struct exception_info;
 struct progress_options;
 class progress_callback;
+class pool_executor;
 template <class R>
 class task_future;
 

@@ -107,23 +107,25 @@ class progress_bar<void> {
   detail::progress_handle handle_;
 };
 
-/// A range that shows how far it has been read: an item is done when the next one is asked for. Items that have an
+/// A range (a reference where it was an lvalue) that shows how far it has been read: an item is done when the next one is asked for. Items that have an
 /// `ok()`, as the results of a pool, and say no there, are counted as failed. Reading it is for one thread, once.
 template <class Range>
 class progress_bar {
   static_assert(std::ranges::input_range<Range>, "pynisher: progress_bar shows the reading of an input range.");
-  using inner_iterator = std::ranges::iterator_t<Range>;
-  using inner_sentinel = std::ranges::sentinel_t<Range>;
+  using inner_range = std::remove_reference_t<Range>;
+  using inner_iterator = std::ranges::iterator_t<inner_range>;
+  using inner_sentinel = std::ranges::sentinel_t<inner_range>;
 
  public:
   template <class R>
+    requires std::same_as<std::remove_cvref_t<R>, std::remove_cvref_t<Range>>
   explicit progress_bar(R&& range, const progress_options& wanted = {})
-      : range_(std::views::all(std::forward<R>(range))), handle_(with_total(wanted, range_)) {}
+      : range_(std::forward<R>(range)), handle_(with_total(wanted, range_)) {}
 
   class iterator {
    public:
-    using value_type = std::ranges::range_value_t<Range>;
-    using difference_type = std::ranges::range_difference_t<Range>;
+    using value_type = std::ranges::range_value_t<inner_range>;
+    using difference_type = std::ranges::range_difference_t<inner_range>;
     using iterator_concept = std::input_iterator_tag;
 
     iterator(inner_iterator at, const detail::progress_handle* bar) : at_(std::move(at)), bar_(bar) {}
@@ -160,11 +162,11 @@ class progress_bar {
 
   iterator begin() { return iterator(std::ranges::begin(range_), &handle_); }
   inner_sentinel end() { return std::ranges::end(range_); }
-  auto size() requires std::ranges::sized_range<Range> { return std::ranges::size(range_); }
+  auto size() requires std::ranges::sized_range<inner_range> { return std::ranges::size(range_); }
 
  private:
-  static progress_options with_total(progress_options wanted, Range& range) {
-    if constexpr (std::ranges::sized_range<Range>) {
+  static progress_options with_total(progress_options wanted, inner_range& range) {
+    if constexpr (std::ranges::sized_range<inner_range>) {
       if (!wanted.total) wanted.total = static_cast<std::uint64_t>(std::ranges::size(range));
     }
     return wanted;
@@ -174,9 +176,8 @@ class progress_bar {
   detail::progress_handle handle_;
 };
 
-template <class R>
-requires std::ranges::viewable_range<R> progress_bar(R&&, const progress_options& = {})
-->progress_bar<std::views::all_t<R>>;
+template <std::ranges::input_range R>
+progress_bar(R&&, const progress_options& = {}) -> progress_bar<R>;
 progress_bar(const progress_options&)->progress_bar<void>;
 progress_bar()->progress_bar<void>;
 

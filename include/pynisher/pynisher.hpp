@@ -15,6 +15,7 @@
 #include <pynisher/outcome.hpp>
 #include <pynisher/output.hpp>
 #include <pynisher/pool_errors.hpp>
+#include <pynisher/pool_executor.hpp>
 #include <pynisher/pool_options.hpp>
 #include <pynisher/progress_bar.hpp>
 #include <pynisher/restricted.hpp>

@@ -128,7 +128,7 @@ struct continuation<F, void> {
 /// A task's result, when it is there. All members may be called from any thread. A default-constructed one is of no
 /// task: its members throw `std::logic_error`.
 template <class R>
-class [[nodiscard]] task_future {
+class task_future {
  public:
   using value_type = R;
 

@@ -86,6 +86,7 @@ layer(many
   include/pynisher/isolate.hpp
   include/pynisher/detail/pool/*
   include/pynisher/pool_errors.hpp
+  include/pynisher/pool_executor.hpp
   include/pynisher/pool_options.hpp
   include/pynisher/progress_bar.hpp
   include/pynisher/task_future.hpp
