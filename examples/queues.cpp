@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-using task = std::pair<int, pynisher::queue<std::string>>;
+using job = std::pair<int, pynisher::queue<std::string>>;
 
 /// Each task brings the queue for its answer along.
-void worker(pynisher::queue<task> tasks) {
+void worker(pynisher::queue<job> tasks) {
   for (;;) {
     auto [number, answers] = tasks.get();
     if (number < 0) return;
@@ -21,7 +21,7 @@ void worker(pynisher::queue<task> tasks) {
 
 int main(int argc, char** argv) {
   pynisher::init(argc, argv);
-  auto tasks = pynisher::create_queue<task>(4);  // put waits while there are four
+  auto tasks = pynisher::create_queue<job>(4);  // put waits while there are four
   auto answers = pynisher::create_queue<std::string>();
 
   std::vector<pynisher::isolate> isolates;

@@ -15,7 +15,6 @@
 
 #include "exception_frame.hpp"
 #include "exception_registry.hpp"
-#include "mail_link.hpp"
 #include "mail_packing.hpp"
 #include "platform/contract.hpp"
 #include "platform/forked_page.hpp"
@@ -132,6 +131,11 @@ void on_quick_exit_called(int code) {
 
 bool is_within_call() noexcept { return call.pid != 0; }
 
+reply_region* own_region(int& doorbell) noexcept {
+  doorbell = call.doorbell;
+  return is_the_child() ? call.region : nullptr;
+}
+
 int own_conversation() noexcept { return is_the_child() ? call.conversation : -1; }
 
 void forget_reply() noexcept { call.replying_thread.store(0); }
@@ -189,7 +193,7 @@ void undo_prepare_next_child() noexcept {
   call.archive = &reply.archive;
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
-  set_own_region(*plan.region, plan.doorbell);
+  call.doorbell = plan.doorbell;
   if (!call.is_prepared) prepare_to_run();
   ++call.generation;
   // What the function starts is no such child.

@@ -28,6 +28,8 @@ struct reply_tools {
 
 /// In the child, and in whatever it forks.
 bool is_within_call() noexcept;
+/// In the child: what it shares with its supervisor, and how to ring for that; null: this process is none.
+reply_region* own_region(int& doorbell) noexcept;
 /// In the child: its conversation, if it has one; else -1.
 int own_conversation() noexcept;
 /// In the child: nobody is replying any more; the next call may.

@@ -13,6 +13,7 @@
 
 #include <pynisher/channel_errors.hpp>
 
+#include "child_main.hpp"
 #include "exchange_client.hpp"
 #include "exchange_host.hpp"
 #include "fork_safe_mutex.hpp"
@@ -43,6 +44,15 @@ exchange_host* host_here() {
   return host != nullptr && way.host_process.load() == platform::process_number() ? host : nullptr;
 }
 
+/// What this process shares with its supervisor; null: it has none.
+reply_region* region_here(int& doorbell) {
+  if (way.region != nullptr && way.region_process == platform::process_number()) {
+    doorbell = way.doorbell;
+    return way.region;
+  }
+  return own_region(doorbell);
+}
+
 void stop_host() {
   if (exchange_host* const host = host_here()) host->stop_serving();
 }
@@ -58,12 +68,14 @@ exchange_host& become_host() {
 
 /// From whoever supervises this process. Empty: there is nobody, or no way.
 std::optional<exchange_place> ask_for_the_way(bool& is_child) {
-  is_child = way.region != nullptr && way.region_process == platform::process_number();
+  int doorbell = -1;
+  reply_region* const shared = region_here(doorbell);
+  is_child = shared != nullptr;
   if (!is_child) return std::nullopt;
-  reply_region& region = *way.region;
+  reply_region& region = *shared;
   while (region.exchange_told.load() == 0) {
     region.exchange_wanted.store(1);
-    if (!platform::doorbell::raise(way.doorbell)) return std::nullopt;
+    if (!platform::doorbell::raise(doorbell)) return std::nullopt;
     platform::wait_for_change(region.exchange_told, 0);
   }
   if (region.exchange_told.load() != 1) return std::nullopt;
@@ -114,7 +126,8 @@ exchange_client* client_or_host(exchange_host*& host) {
   hello.household = way.home.number;
   hello.isolate = way.home.isolate;
   hello.is_head = way.home.head == platform::process_number();
-  if (way.region != nullptr && way.region_process == platform::process_number()) way.region->exchange_used.store(1);
+  int doorbell = -1;
+  if (reply_region* const region = region_here(doorbell)) region->exchange_used.store(1);
   client = new exchange_client(*place, hello);
   way.client.store(client);
   return client;
@@ -184,7 +197,8 @@ void set_own_region(reply_region& region, int doorbell) noexcept {
 }
 
 void note_deposited_reply() noexcept {
-  if (way.region != nullptr && way.region_process == platform::process_number()) way.region->deposited.store(1);
+  int doorbell = -1;
+  if (reply_region* const region = region_here(doorbell)) region->deposited.store(1);
 }
 
 void hang_up_at_exchange() noexcept {

@@ -45,7 +45,7 @@ deposit_key random_key();
 
 // --- being told the way
 
-/// In the child: what it shares with its supervisor.
+/// In a child that was started afresh, before it has taken its arguments: what it shares with its supervisor.
 void set_own_region(reply_region& region, int doorbell) noexcept;
 /// In the child: its supervisor is to know that its reply has more than bytes.
 void note_deposited_reply() noexcept;

@@ -46,6 +46,7 @@ struct call_of_child {
   std::atomic<pid_t> replying_thread{0};
   bool is_prepared = false;
   int conversation = -1;
+  int doorbell = -1;
   std::uintptr_t generation = 0;                         ///< calls within calls; of the program itself: 0
   std::terminate_handler terminate_of_parent = nullptr;  ///< while the parent forks
   void (*at_exit)(int code) = nullptr;

@@ -112,6 +112,8 @@ TEST_P(SharedBetweenProcesses, MemoryGoesOverAChannelAndBothSidesSeeWrites) {
 }
 
 TEST_P(SharedBetweenProcesses, DescriptorsAreArgumentsAndResults) {
+  // Before there is a pipe, which a forked isolate would have a copy of.
+  auto iso = made();
   int ends[2];
   ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
   const shared_fd in = shared_fd::adopt(ends[0]);
@@ -121,7 +123,6 @@ TEST_P(SharedBetweenProcesses, DescriptorsAreArgumentsAndResults) {
     return to;
   };
   shared_fd back = limit(say, unlimited())(out, "spam");
-  auto iso = made();
   shared_fd again = iso.call(say, back, "eggs");
   ASSERT_EQ(::write(again.get(), "!", 1), 1);
   out = back = again = shared_fd();

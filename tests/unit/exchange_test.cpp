@@ -297,7 +297,9 @@ TEST(Exchange, AnswersAsTheSimpleModelDoes) {
       for (const auto& [operation, what] : expected) {
         ASSERT_TRUE(w.has(operation)) << "seed " << seed << " step " << step;
         ASSERT_EQ(w.status(operation), what.first) << "seed " << seed << " step " << step;
-        if (what.first == mail_status::item) ASSERT_EQ(number_in(*w.at(operation).content), what.second);
+        if (what.first == mail_status::item) {
+          ASSERT_EQ(number_in(*w.at(operation).content), what.second);
+        }
       }
       // And nothing that the model has not: besides the channel's making.
       ASSERT_EQ(w.answers.size(), expected.size() + 1) << "seed " << seed << " step " << step;
