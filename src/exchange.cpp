@@ -166,9 +166,6 @@ void exchange::handle(party_id from, operation_id operation, request&& what, eff
     case verb::process_ended:
       reply(from, operation, mail_status::done, out);
       break;
-    case verb::new_isolate:
-      reply(from, operation, mail_status::done, out, new_isolate());
-      break;
     case verb::release:
     case verb::close:
     case verb::poison:

@@ -73,7 +73,6 @@ enum class verb : std::uint8_t {
   receipt_wait,    ///< number: the receipt; mode: 1: does not wait
   receipt_forget,
   watch,  ///< asks for a descriptor, which is for the host to give
-  new_isolate,
   process_ended,   ///< number: which; the host looks for itself
 };
 enum class send_mode : std::uint8_t { wait, nowait, post };
@@ -167,7 +166,6 @@ class exchange {
   bool watch(std::int64_t channel, effects& out);
   [[nodiscard]] bool exists(std::int64_t id) const { return channels_.contains(id); }
   /// Ids of isolates rise in the whole program.
-  std::int64_t new_isolate() { return ++last_isolate_; }
   void set_budget(const party_budget& budget) { budget_ = budget; }
   /// Nothing is left: for tests.
   [[nodiscard]] bool is_empty() const;
@@ -303,7 +301,6 @@ class exchange {
   std::map<deposit_key, deposit> deposits_;
   std::set<std::uint64_t> ended_households_;
   std::set<std::int64_t> unsettled_;  ///< channels where something has changed that others may depend on
-  std::int64_t last_isolate_ = 0;
   party_budget budget_;
 };
 

@@ -171,11 +171,6 @@ void exchange_host::look_at(std::int64_t pid, calls& told) {
   if (found != party_of_pid_.end() && has_ended(remotes_.at(found->second).process)) process_ended(found->second, told);
 }
 
-std::int64_t exchange_host::new_isolate() {
-  const std::lock_guard lock(mutex_);
-  return core_.new_isolate();
-}
-
 std::shared_ptr<flag_to_poll> exchange_host::watch(std::int64_t channel) {
   auto flag = std::make_shared<flag_to_poll>();
   if (!*flag) return nullptr;

@@ -53,7 +53,6 @@ class exchange_host {
   std::shared_ptr<flag_to_poll> watch(std::int64_t channel);
   /// Where children find it; starts the thread. Empty: it could not be started.
   std::optional<exchange_place> place();
-  [[nodiscard]] std::int64_t new_isolate();
   /// What has no answer.
   void post(request what);
   /// A process has ended, as somebody says who has reaped it: what follows from that is done when this comes back.

@@ -245,14 +245,4 @@ void note_process_ended(std::int64_t pid) noexcept {
   }
 }
 
-std::int64_t new_isolate_id() {
-  exchange_host* host = nullptr;
-  if (exchange_client* const client = client_or_host(host)) {
-    request wanted;
-    wanted.what = verb::new_isolate;
-    return client->ask(std::move(wanted), std::nullopt).number;
-  }
-  return host->new_isolate();
-}
-
 }  // namespace pynisher::detail

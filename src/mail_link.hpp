@@ -57,7 +57,5 @@ void show_the_way(reply_region& region);
 void enter_household(std::int64_t isolate);
 /// A child that has used the exchange has been reaped: what it had there is released when this comes back.
 void note_process_ended(std::int64_t pid) noexcept;
-/// An id for an isolate that this process makes.
-std::int64_t new_isolate_id();
 
 }  // namespace pynisher::detail
