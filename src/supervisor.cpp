@@ -554,6 +554,7 @@ call_record supervised_call::finish() {
     }
     return record;
   }
+  const std::int64_t pid = child_.pid();
   const platform::exit_status status = end();
   const nanoseconds wall = clock::now() - plan_.started;
   seen_.how = status.how;
@@ -567,8 +568,8 @@ call_record supervised_call::finish() {
   seen_.reply = reply.kind;
   record.seen = seen_;
   record.bytes = std::move(reply.bytes);
-  if (region_.get().exchange_used.load() != 0) note_process_ended(child_.pid());
-  if (region_.get().deposited.load() != 0) record.custody = until_reply_is_read(child_.pid());
+  if (region_.get().exchange_used.load() != 0) note_process_ended(pid);
+  if (region_.get().deposited.load() != 0) record.custody = until_reply_is_read(pid);
   return record;
 }
 

@@ -484,7 +484,7 @@ TEST_P(ChannelBetweenProcesses, ItemsOfAnIsolateThatEndsFollowThePolicy) {
     EXPECT_EQ(rx.recv(), 1);
     switch (policy) {
       case pynisher::unbound::sentinel:
-        // The end of its process is heard of by and by; what it has sent is its own until then.
+        // close() is back when that has come to the exchange.
         EXPECT_EQ(rx.take(), std::nullopt);
         break;
       case pynisher::unbound::error:
