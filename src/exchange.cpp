@@ -149,13 +149,12 @@ void exchange::handle(party_id from, operation_id operation, request&& what, eff
       break;
     case verb::revoke: {
       const auto found = deposits_.find(what.key);
+      // Nobody waits for an answer to this, nor to the next one: it would be taken for that of a later question.
       if (found != deposits_.end() && found->second.from == from) forget_deposit(what.key);
-      reply(from, operation, mail_status::done, out);
       break;
     }
     case verb::revoke_results:
       revoke_results(from, static_cast<std::int64_t>(what.number));
-      reply(from, operation, mail_status::done, out);
       break;
     case verb::receipt_wait:
       receipt_wait(from, operation, what, out);
@@ -218,6 +217,7 @@ void exchange::create(party_id from, operation_id operation, const request& what
   fresh.capacity = what.number;
   fresh.policy = static_cast<unbound>(what.mode);
   fresh.type = what.key[0];
+  fresh.maker = from;
   fresh.holds[0][from].count = 1;
   if (!fresh.is_queue) fresh.holds[1][from].count = 1;
   reply(from, operation, mail_status::done, out, fresh.id);
@@ -319,6 +319,15 @@ void exchange::fail_senders(channel& of, std::optional<party_id> of_party, mail_
   for (const std::uint64_t place : places) remove_item(of, place, why, out);
 }
 
+/// Posted items go, so that none is taken of which it was said that it never will be.
+void exchange::fail_receipts(channel& of, mail_status why, effects& out) {
+  std::vector<std::uint64_t> places;
+  for (const auto& [place, what] : of.items) {
+    if (what.receipt != 0) places.push_back(place);
+  }
+  for (const std::uint64_t place : places) remove_item(of, place, why, out);
+}
+
 void exchange::remove_item(channel& of, std::uint64_t place, mail_status why, effects& out) {
   auto node = of.items.extract(place);
   of.in_line.erase(place);
@@ -347,9 +356,9 @@ void exchange::receive(party_id from, operation_id operation, const request& wha
   of->holds[0][from].used = true;
   unsettled_.insert(of->id);
   if (!of->items.empty()) return give(*of, of->items.begin()->first, from, operation, out);
-  if (what.mode == at_once) return reply(from, operation, mail_status::empty, out);
   if (!of->is_queue && of->in_hand == 0 && !has_anybody(*of, 1))
     return reply(from, operation, mail_status::closed, out);
+  if (what.mode == at_once) return reply(from, operation, mail_status::empty, out);
   if (!wait(from, operation, {from, waits_for::item, {of->id}, 0}))
     return reply(from, operation, mail_status::too_much, out);
   of->receivers.push_back(operation);
@@ -663,7 +672,9 @@ void exchange::settle(effects& out) {
       of->told_ready = !of->told_ready;
       out.ready.push_back({id, of->told_ready});
     }
-    if (is_forgotten(*of)) channels_.erase(id);
+    if (!is_forgotten(*of)) continue;
+    if (const auto maker = parties_.find(of->maker); maker != parties_.end()) --maker->second.channels;
+    channels_.erase(id);
   }
 }
 
@@ -680,7 +691,10 @@ void exchange::settle(channel& of, effects& out) {
     fail_receivers(of, std::nullopt, mail_status::closed, out);
     wake_selects(of, out);
   }
-  if (!has_receivers && !of.in_line.empty()) fail_senders(of, std::nullopt, mail_status::closed, out);
+  if (!has_receivers) {
+    fail_senders(of, std::nullopt, mail_status::closed, out);
+    fail_receipts(of, mail_status::closed, out);
+  }
 }
 
 /// Nobody can ask for it any more.

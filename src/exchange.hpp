@@ -191,6 +191,7 @@ class exchange {
     std::uint64_t capacity = 0;  ///< 0: an item waits until it is taken
     unbound policy = unbound::sentinel;
     std::uint64_t type = 0;
+    party_id maker = 0;  ///< on whose account it is while it is there
     std::map<std::uint64_t, item> items;
     std::uint64_t next = 1;
     std::set<std::uint64_t> in_line;  ///< items that have no place in the buffer yet
@@ -282,6 +283,7 @@ class exchange {
   void shut(channel& of, mail_status why, effects& out);
   void fail_receivers(channel& of, std::optional<party_id> of_party, mail_status why, effects& out);
   void fail_senders(channel& of, std::optional<party_id> of_party, mail_status why, effects& out);
+  void fail_receipts(channel& of, mail_status why, effects& out);
   [[nodiscard]] mail_status pick_up(party_id from, parcel& content, bool is_item);
   void let_fall(const attachment& what);
   void give_back_charge(party_id from, const parcel& content);

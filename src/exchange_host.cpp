@@ -280,7 +280,7 @@ void exchange_host::watch_for(connection& of, std::uint32_t wanted) {
 
 std::optional<exchange_place> exchange_host::place() {
   const std::lock_guard lock(mutex_);
-  if (!place_ && !start_serving()) return std::nullopt;
+  if (stopping_ || (!place_ && !start_serving())) return std::nullopt;
   return place_;
 }
 
@@ -328,6 +328,15 @@ void exchange_host::stop_serving() {
   }
   thread_.join();
   own_threads.fetch_sub(1);
+  // Nobody answers any more: whoever waits for one, or knocks from now on, learns it by a closed socket.
+  calls told;
+  {
+    const std::lock_guard lock(mutex_);
+    listener_ = {};
+    place_.reset();
+    while (!connections_.empty()) hang_up(connections_.begin()->first, told);
+  }
+  tell(told);
 }
 
 void exchange_host::serve() {

@@ -95,10 +95,13 @@ class executor_results {
 
  private:
   void read_ahead() {
-    while (ahead_.size() < core_->window() && *at_ != std::ranges::end(input_)) {
+    while (ahead_.size() < core_->window()) {
+      // Not before it is wanted: an input may be slow.
+      if (std::exchange(must_advance_, false)) ++*at_;
+      if (*at_ == std::ranges::end(input_)) return;
       F fn = fn_;
       ahead_.push_back(detail::submit_to(std::type_identity<detail::signature_of_t<F>>(), *core_, limits_, fn, **at_));
-      ++*at_;
+      must_advance_ = true;
     }
   }
 
@@ -107,6 +110,7 @@ class executor_results {
   F fn_;
   Input input_;
   std::optional<std::ranges::iterator_t<Input>> at_;
+  bool must_advance_ = false;  ///< `at_` is still at the item that was submitted last
   std::deque<task_future<R>> ahead_;
 };
 

@@ -29,6 +29,7 @@
 
 #include <pynisher/detail/decode.hpp>
 #include <pynisher/detail/pool/task_core.hpp>
+#include <pynisher/detail/travel.hpp>
 #include <pynisher/outcome.hpp>
 
 namespace pynisher {

@@ -102,6 +102,7 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
 
 pool_core::task_state pool_machine::state_of(ticket which) {
   const lock held(mutex_);
+  take_all_results();
   const auto found = singles_.find(which);
   if (found == singles_.end()) return task_state::over;
   for (unsigned i = 0; i < slots_.size(); ++i) {
@@ -115,6 +116,7 @@ pool_core::task_state pool_machine::state_of(ticket which) {
 
 bool pool_machine::cancel(ticket which, bool kill) {
   const lock held(mutex_);
+  take_all_results();
   if (!singles_.contains(which)) return false;
   batch& what = *singles_.at(which);
   scheduler_.cancel(what);
@@ -263,6 +265,20 @@ std::unique_ptr<batch> pool_machine::alone(const batch& of) {
   return single;
 }
 
+/// What was sent behind another one is the first now: its limits may be others.
+void pool_machine::first_has_changed(unsigned worker) {
+  slot& at = slots_[worker];
+  const auto& lane = scheduler_.lane(worker);
+  if (lane.empty() || at.retiring) return;
+  const batch& first = as_batch(*lane.front());
+  if (!first.limits || (!first.limits->wall_time() && !first.limits->cpu_time())) return;
+  at.first_since = clock::now();
+  const auto when = at.first_since + at.clock.soonest_end(limits_of(first));
+  if (at.next_look && *at.next_look <= when) return;
+  at.next_look = when;
+  look_by(when);
+}
+
 /// The item that the message is at has ended by itself.
 void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame& how) {
   slot& at = slots_[worker];
@@ -278,7 +294,9 @@ void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame&
   if (of.limits && (of.limits->wall_time() || of.limits->cpu_time())) at.first_since = clock::now();
 
   if (of.ended + 1 == of.items) at.lane->first_is_over();
-  if (!scheduler_.item_ended(worker)) {
+  const bool message_over = scheduler_.item_ended(worker);
+  if (message_over) first_has_changed(worker);
+  if (!message_over) {
     if (retried) {
       retried->failures = failures;
       scheduler_.submit_again(*retried.release());
@@ -337,7 +355,10 @@ std::vector<delivery> pool_machine::collect(map_sink& sink, bool wait) {
   lock held(mutex_);
   for (;;) {
     take_all_results();
-    if (!sink.arrived.empty() || sink.on_their_way == 0 || !wait) return std::exchange(sink.arrived, {});
+    if (!sink.arrived.empty() || sink.on_their_way == 0 || !wait) {
+      hand_on_the_watch(sink);
+      return std::exchange(sink.arrived, {});
+    }
     watch(held, sink, std::nullopt);
   }
 }
@@ -379,11 +400,15 @@ void pool_machine::watch(lock& held, map_sink& sink, std::optional<clock::time_p
   watcher_ = nullptr;
   if (service_watches_) service_bells_.wake();
   take_all_results();
-  // Whoever else waits watches from here on.
+}
+
+/// Called by whoever waits no longer: one of those that still do has to watch.
+void pool_machine::hand_on_the_watch(const map_sink& by) {
+  if (watcher_ != nullptr || service_watches_) return;
   for (const auto& [owner, other] : sinks_) {
-    if (other != &sink && other->sleeps && other->arrived.empty()) {
+    if (other != &by && other->sleeps && other->arrived.empty()) {
       other->wake.notify_one();
-      break;
+      return;
     }
   }
 }
@@ -412,6 +437,7 @@ void pool_machine::detach(std::uint64_t owner, map_sink& sink) {
     watch(held, sink, killed ? std::nullopt : std::optional(until));
   }
   sinks_.erase(owner);
+  hand_on_the_watch(sink);
 }
 
 // --- what has failed ------------------------------------------------------------------------------------------------

@@ -120,6 +120,8 @@ class pool_machine final : public pool_core, private pool_hands {
   void deliver(std::uint64_t owner, delivery&& what);
   void finish_single(batch& of, finished_item&& item, reply_bytes&& bytes);
   void wake(map_sink& sink);
+  void hand_on_the_watch(const map_sink& by);
+  void first_has_changed(unsigned worker);
   void watch(lock& held, map_sink& sink, std::optional<clock::time_point> until);
   /// The item that `of` is at, as a message of its own.
   static std::unique_ptr<batch> alone(const batch& of);

@@ -73,7 +73,8 @@ class pool_map_run final : public map_run {
   std::size_t room() override {
     if (stopped_ || input_ended_) return 0;
     const auto free = static_cast<std::size_t>(machine_.plan().window - (read_ - given_out_));
-    if (free == 0) return 0;
+    const std::size_t worth_a_message = least_message();
+    if (free < worth_a_message) return 0;
     if (!ready_.has_next()) look_for_results();
     if (!ready_.has_next()) return free;
     // There is something to give out. It waits for what is worth it; and for one more message where time is no matter.
@@ -152,6 +153,11 @@ class pool_map_run final : public map_run {
     looked_ = now;
     source_is_slow_ = added_;
     for (delivery& one : machine_.collect(sink_, false)) take(std::move(one));
+  }
+  /// Results come one by one; what they make room for goes out in whole messages, or messages get ever smaller.
+  [[nodiscard]] std::size_t least_message() const {
+    const pool_plan& plan = machine_.plan();
+    return std::min(plan.chunk, std::max<std::size_t>(1, plan.window / (2 * std::size_t{plan.workers})));
   }
   [[nodiscard]] call_name name_of(std::uint64_t index) const {
     call_name name = name_;

@@ -42,6 +42,25 @@ TEST(Channel, GivesWhatIsSentInOrder) {
   EXPECT_EQ(rx.recv(), "eggs");
 }
 
+TEST(Channel, AllThatReceivesTellsThatNothingCanCome) {
+  auto [rx, tx] = create_channel<int>({.buffer = 1});
+  EXPECT_EQ(rx.try_recv(), std::nullopt);
+  tx.send(1);
+  tx.release();
+  EXPECT_EQ(rx.recv_nowait(), 1);
+  EXPECT_THROW(static_cast<void>(rx.try_recv()), pynisher::ChannelClosedError);
+  EXPECT_THROW(rx.recv_nowait(), pynisher::ChannelClosedError);
+}
+
+TEST(Channel, AReceiptTellsThatNobodyCanReceive) {
+  for (const std::size_t buffer : {0, 4}) {
+    auto [rx, tx] = create_channel<int>({.buffer = buffer});
+    const auto receipt = tx.post(1);
+    rx.release();
+    EXPECT_THROW(receipt.wait(), pynisher::ChannelClosedError) << buffer;
+  }
+}
+
 TEST(Channel, EndsAreEqualByIdAndHashable) {
   auto [rx, tx] = create_channel<int>();
   auto [r2, t2] = create_channel<int>();
@@ -495,6 +514,23 @@ TEST_P(ChannelBetweenProcesses, ItemsOfAnIsolateThatEndsFollowThePolicy) {
     }
     EXPECT_EQ(rx.recv(), 2);
   }
+}
+
+/// What has been given back by then is no answer to what is asked next.
+TEST_P(ChannelBetweenProcesses, AnIsolateHandsEndsOnToItsOwn) {
+  auto outer = made();
+  EXPECT_EQ(outer.call([] {
+    auto [rx, tx] = create_channel<int>({.buffer = 4});
+    auto inner = isolate::create();
+    int sum = 0;
+    for (int i = 0; i < 5; ++i) {
+      inner.call([](sender<int> t) { t.send(1); }, tx);
+      sum += rx.recv();
+      tx.send(2);
+      sum += rx.recv();
+    }
+    return sum;
+  }), 15);
 }
 
 TEST_P(ChannelBetweenProcesses, ItemsOfALimitedCallStay) {

@@ -419,6 +419,20 @@ TEST_P(PoolExecutorProcesses, LimitsOneTaskAndNoOther) {
   EXPECT_EQ(fine.get(), 4);
 }
 
+/// Its time begins when the one before it, which had no limit or a longer one, is over.
+TEST_P(PoolExecutorProcesses, LimitsATaskThatWaitedBehindAnother) {
+  for (const auto& limits : {pynisher::options{}, pynisher::options{.wall_time = 1h}}) {
+    pool_executor pool(with({.workers = 1}));
+    gate before;
+    const auto first = pool.submit(limits, wait_at, before.path());
+    const auto late = pool.submit({.wall_time = 100ms}, [] { support::sleep_forever(); });
+    before.await_task();
+    before.open();
+    EXPECT_EQ(first.get(), 1);
+    EXPECT_THAT(late.get_outcome(), FailedWith<pynisher::WallTimeoutException>());
+  }
+}
+
 TEST_P(PoolExecutorProcesses, HoldsEachTaskToThePoolsLimits) {
   pool_executor pool(with({.workers = 1, .limits = {.wall_time = 200ms}}));
   const auto late = pool.submit([] { support::sleep_forever(); });
