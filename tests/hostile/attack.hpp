@@ -122,11 +122,13 @@ inline void check_unharmed(std::size_t descriptors_before, pynisher::start_metho
 /// Runs `attack` in a helper process, which is to survive it, and says what happened.
 /// A parent that hangs is killed after half a minute: `signal` is SIGALRM then.
 template <class Attack>
-support::helper_result on_a_victim(Attack attack, pynisher::start_method method = pynisher::start_method::fork) {
-  return support::run_in_helper([attack, method] {
+support::helper_result on_a_victim(Attack attack, pynisher::start_method method = pynisher::start_method::fork,
+                                   void (*prepare)() = [] {}) {
+  return support::run_in_helper([attack, method, prepare] {
     ::alarm(30);
     // Descriptors of whoever has started the tests are not to be attacked.
     ::syscall(SYS_close_range, 3u, ~0u, 0u);
+    prepare();
     const std::size_t before = count_open();
     attack();
     check_unharmed(before, method);

@@ -462,6 +462,12 @@ void scribble(std::uint64_t seed) {
 
 class Scribbling : public ::testing::TestWithParam<std::tuple<pynisher::start_method, std::uint64_t>> {};
 
+/// Any child may ask for the way to the exchange, which stays once it serves.
+void have_the_exchange_serve() {
+  const auto items = pynisher::create_queue<int>();
+  pynisher::limit([](pynisher::queue<int> there) { there.put(1); }, {.context = pynisher::start_method::fork})(items);
+}
+
 TEST_P(Scribbling, OverTheSharedMemoryLeavesTheParentWhole) {
   const auto [method, first] = GetParam();
   const support::shared_counter at;
@@ -483,7 +489,7 @@ TEST_P(Scribbling, OverTheSharedMemoryLeavesTheParentWhole) {
         }
         HELPER_CHECK(hostile::resident_peak() - before < std::uint64_t{256} << 20);
       },
-      method);
+      method, have_the_exchange_serve);
   EXPECT_THAT(end, Survived()) << "with seed " << at->load();
 }
 

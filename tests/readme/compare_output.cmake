@@ -2,6 +2,7 @@
 execute_process(COMMAND "${program}" OUTPUT_VARIABLE printed ERROR_VARIABLE complaints RESULT_VARIABLE result)
 file(READ "${expected}" wanted)
 foreach(text printed wanted)
+  string(REGEX REPLACE "ended after [0-9]+(\\.[0-9]+)? m?s" "ended after <time>" ${text} "${${text}}")
   string(REGEX REPLACE "[0-9]+(\\.[0-9]+)? (MiB|KiB) were" "<amount> were" ${text} "${${text}}")
 endforeach()
 if(NOT result EQUAL 0 OR NOT printed STREQUAL wanted)
