@@ -22,6 +22,7 @@
 
 #include "platform/contract.hpp"
 #include "program_start.hpp"
+#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -156,21 +157,6 @@ class leaves_when_started final : public boost::asio::execution_context::service
     if (event == boost::asio::execution_context::fork_parent && pid_ > 0) throw child_is_started();
   }
   const pid_t& pid_;
-};
-
-class without_signals {
- public:
-  without_signals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~without_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  without_signals(const without_signals&) = delete;
-  without_signals& operator=(const without_signals&) = delete;
-
- private:
-  sigset_t before_;
 };
 
 }  // namespace

@@ -23,29 +23,13 @@
 #include "platform/contract.hpp"
 #include "settings.hpp"
 #include "supervised_call.hpp"
+#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
 namespace {
 
 using platform::clock;
-
-/// Removes all signals of this thread; gives them back.
-class without_signals {
- public:
-  without_signals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~without_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  without_signals(const without_signals&) = delete;
-  without_signals& operator=(const without_signals&) = delete;
-  [[nodiscard]] const sigset_t& before() const { return before_; }
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 

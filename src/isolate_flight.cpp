@@ -15,6 +15,7 @@
 
 #include "isolate_calls.hpp"
 #include "supervised_call.hpp"
+#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -36,17 +37,13 @@ class isolate_flight final : public call_in_flight {
     // Here and not on the thread: it is the calls' order that counts, and who comes second is told at once.
     shared_->turn = std::make_unique<isolate_core::turn>(shared_->core);
     own_threads.fetch_add(1);
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
+      const without_signals blocked;
       thread_ = std::thread([on = shared_] { on->work(); });
     } catch (...) {
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
       own_threads.fetch_sub(1);
       throw;
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   isolate_flight(const isolate_flight&) = delete;
   isolate_flight& operator=(const isolate_flight&) = delete;

@@ -14,6 +14,7 @@
 #include "../supervised_call.hpp"
 #include "descriptors.hpp"
 #include "lane_server.hpp"
+#include "../without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -125,16 +126,10 @@ class thread_life final : public worker_life {
     if (!receive_descriptors(with.workers_socket(), shared_->descriptors)) throw std::bad_alloc();
     shared_->conversation = platform::call_fd(::dup(with.workers_socket()));
     with.started();
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    try {
+    {
+      const without_signals blocked;
       thread_ = std::thread([on = shared_] { on->work(); });
-    } catch (...) {
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
-      throw;
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     own_threads.fetch_add(1);
   }
   thread_life(const thread_life&) = delete;

@@ -12,7 +12,8 @@ layer(words
   include/pynisher/fwd.hpp
   include/pynisher/units.hpp
   include/pynisher/version.hpp
-  src/fork_safe_mutex.hpp)
+  src/fork_safe_mutex.hpp
+  src/without_signals.hpp)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
   include/pynisher/channel_errors.hpp
