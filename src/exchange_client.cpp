@@ -19,6 +19,7 @@
 #include <pynisher/channel_errors.hpp>
 
 #include "supervised_call.hpp"
+#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -200,18 +201,14 @@ std::shared_ptr<mail_operation> exchange_client::begin(request what, std::functi
   const std::lock_guard lock(begun_mutex_);
   if (!begun_on_) {
     begun_on_ = connect();
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     try {
+      const without_signals blocked;
       // For as long as the process.
       std::thread([this] { listen(); }).detach();
     } catch (const std::system_error& e) {
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
       begun_on_.reset();
       throw ChannelError(fmt::format("no thread to listen to the program by: {}", e.what()));
     }
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     own_threads.fetch_add(1);
   }
   // The answer cannot overtake this: it is looked for under the same lock.

@@ -21,6 +21,7 @@
 
 #include "fork_safe_mutex.hpp"
 #include "supervised_call.hpp"
+#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -305,14 +306,11 @@ bool exchange_host::start_serving() {
   if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, listener_.get(), &event) != 0) return false;
   event.data.u64 = is_bell;
   if (::epoll_ctl(set_.get(), EPOLL_CTL_ADD, bell_->descriptor(), &event) != 0) return false;
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
+    const without_signals blocked;
     thread_ = std::thread([this] { serve(); });
   } catch (const std::system_error&) {
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (!thread_.joinable()) return false;
   own_threads.fetch_add(1);
   place_ = fresh;

@@ -15,6 +15,7 @@
 #include "../settings.hpp"
 #include "../supervised_call.hpp"
 #include "machine.hpp"
+#include "../without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -38,17 +39,11 @@ std::shared_ptr<pool_core> pool_core::open(pool_plan plan, std::unique_ptr<worke
 
 void pool_machine::open() {
   prepare_for_children();
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  mask_ = before;
-  try {
+  {
+    const without_signals blocked;
+    mask_ = blocked.before();
     service_ = std::thread([this] { serve(); });
-  } catch (...) {
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    throw;
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   own_threads.fetch_add(1);
 
   lock held(mutex_);

@@ -15,6 +15,7 @@
 
 #include "../platform/contract.hpp"
 #include "../supervised_call.hpp"
+#include "../without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -58,10 +59,8 @@ task_runner::~task_runner() {
 }
 
 void task_runner::start_thread() {
-  sigset_t all, before;
-  sigfillset(&all);
   // No signal of the application's is handled there.
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const without_signals blocked;
   own_threads.fetch_add(1);
   try {
     shared_->thread = std::thread([on = shared_] {
@@ -70,10 +69,8 @@ void task_runner::start_thread() {
     });
   } catch (...) {
     own_threads.fetch_sub(1);
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
     throw;
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 void task_runner::post(std::function<void()> what) {
