@@ -23,8 +23,8 @@ class number_writer {
   template <class T>
   number_writer& operator()(const T& value) {
     static_assert(std::is_trivially_copyable_v<T>);
-    const auto* first = reinterpret_cast<const std::byte*>(&value);
-    to_.insert(to_.end(), first, first + sizeof value);
+    to_.resize(to_.size() + sizeof value);
+    std::memcpy(to_.data() + to_.size() - sizeof value, &value, sizeof value);
     return *this;
   }
   template <class T>

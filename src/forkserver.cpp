@@ -268,14 +268,13 @@ bool watch_waiting_child(std::int64_t pid) noexcept {
   return false;
 }
 
-void note_announcement(const received<answer>& heard) noexcept {
-  if (heard.came && heard.message.pid > 0) the_server->last_announced = heard.message.pid;
+void note_announcement(const answer& announced) noexcept {
+  if (announced.pid > 0) the_server->last_announced = announced.pid;
 }
 
 /// One that was announced, and that will not get a call.
-void dismiss_announced(received<answer>& announced) noexcept {
-  announced.descriptors.clear();
-  if (announced.message.pid > 0 && watch_waiting_child(announced.message.pid)) dismiss_waiting_child();
+void dismiss_announced(const answer& announced) noexcept {
+  if (announced.pid > 0 && watch_waiting_child(announced.pid)) dismiss_waiting_child();
 }
 
 /// One that the server had no time to announce. Its end of the conversation is closed: it leaves by itself as well.
@@ -314,9 +313,9 @@ void end_server() noexcept {
   kill_and_reap(the_server->process);
   // Children that wait, and that nobody has asked for yet.
   dismiss_waiting_child();
-  for (;;) {
-    received<answer> left = receive<answer>(the_server->socket, MSG_DONTWAIT);
-    if (!left.came) break;
+  // Their sockets are lost with this, as they shall be, and no descriptor is needed for it.
+  answer left;
+  while (::recv(the_server->socket, &left, sizeof left, MSG_DONTWAIT) == sizeof left) {
     note_announcement(left);
     dismiss_announced(left);
   }
@@ -338,9 +337,12 @@ received<answer> hear() {
     if (ready == 0 && !is_stopped(the_server->pid)) continue;
     received<answer> heard;
     if (ready > 0 && (watched[0].revents & POLLIN) != 0) heard = receive<answer>(the_server->socket, MSG_DONTWAIT);
-    note_announcement(heard);
+    if (heard.came) note_announcement(heard.message);
     heard.message.text[sizeof heard.message.text - 1] = '\0';
-    if (heard.came && !heard.fine) dismiss_announced(heard);
+    if (heard.came && !heard.fine) {
+      heard.descriptors.clear();
+      dismiss_announced(heard.message);
+    }
     if (!heard.fine) end_server();
     return heard;
   }

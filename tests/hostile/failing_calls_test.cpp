@@ -360,9 +360,6 @@ TEST_P(FailingCalls, EndInTheRightValueOrInAnHonestRefusal) {
   // A server that runs already has children to which nothing is refused.
   const bool by_old_server = method == start_method::forkserver && when == since::after_a_call;
   const bool must_not_run = !by_old_server && is_needed(what.then, method, when);
-  if (by_old_server && std::string_view(what.name) == "recvmsg") {
-    GTEST_SKIP() << "known defect: one time in ten a child that the server had just made is not reaped";
-  }
   for (const bool in_flight : {false, true}) {
     const support::process_log log;
     EXPECT_THAT(support::run_in_helper([&] {
