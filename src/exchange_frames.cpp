@@ -12,6 +12,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "descriptor_passing.hpp"
+
 namespace pynisher::detail {
 
 namespace {
@@ -184,16 +186,7 @@ outgoing_frame::progress outgoing_frame::send(int socket, int flags) {
     msghdr message{};
     message.msg_iov = parts;
     message.msg_iovlen = count;
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * most_files)];
-    if (sent_ == 0 && !files_.empty()) {
-      message.msg_control = control;
-      message.msg_controllen = CMSG_SPACE(files_.size() * sizeof(int));
-      cmsghdr* const passed = CMSG_FIRSTHDR(&message);
-      passed->cmsg_level = SOL_SOCKET;
-      passed->cmsg_type = SCM_RIGHTS;
-      passed->cmsg_len = CMSG_LEN(files_.size() * sizeof(int));
-      std::memcpy(CMSG_DATA(passed), files_.data(), files_.size() * sizeof(int));
-    }
+    const descriptor_room<most_files> room(message, sent_ == 0 ? std::span<const int>(files_) : std::span<const int>());
     const ssize_t sent = ::sendmsg(socket, &message, flags | MSG_NOSIGNAL);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return progress::blocked;
@@ -216,12 +209,10 @@ incoming_frames::progress incoming_frames::read(int socket, int flags) {
     current_->content.resize(before + static_cast<std::size_t>(std::min<std::uint64_t>(left, large_piece)));
     part = {current_->content.data() + before, current_->content.size() - before};
   }
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int) * (most_files + 3))];
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
+  const descriptor_room<most_files + 3> room(message);
   ssize_t got = 0;
   do {
     got = ::recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
@@ -234,15 +225,8 @@ incoming_frames::progress incoming_frames::read(int socket, int flags) {
     bytes_.insert(bytes_.end(), piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(size));
   }
   if (got < 0) return error == EAGAIN || error == EWOULDBLOCK ? progress::nothing : progress::ended;
-  for (cmsghdr* passed = CMSG_FIRSTHDR(&message); passed != nullptr; passed = CMSG_NXTHDR(&message, passed)) {
-    if (passed->cmsg_level != SOL_SOCKET || passed->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (passed->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int number = -1;
-      std::memcpy(&number, CMSG_DATA(passed) + i * sizeof(int), sizeof number);
-      files_.push_back(std::make_shared<passed_file>(platform::call_fd(number)));
-    }
-  }
+  room.for_each_received(
+      [this](int number) { files_.push_back(std::make_shared<passed_file>(platform::call_fd(number))); });
   if (got == 0) return progress::ended;
   // More than frames may have; or fewer have come than were sent, since there was no room for them here.
   if (files_.size() > 4 * most_files || (message.msg_flags & MSG_CTRUNC) != 0) lies_ = true;

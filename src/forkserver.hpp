@@ -14,9 +14,9 @@ namespace pynisher::detail {
 /// Starts this process's server if it does not run, so that the next call does not have to. Failures are that call's.
 void have_forkserver();
 
-/// Gives `descriptors` to a child of this process's server, which is started if need be. The child is this process's own.
-/// `note_start` is called just before. Throws `std::bad_alloc`.
-/// `output`: what the child has in place of the program's; -1: that.
+/// Gives `descriptors` to a child of this process's server, which is started if need be. The child is this process's
+/// own. `note_start` is called just before. Throws `std::bad_alloc`. `output`: what the child has in place of the
+/// program's; -1: that.
 program_started call_by_server(std::span<const int> descriptors, const started_output& output,
                                const std::function<void()>& note_start);
 

@@ -27,13 +27,14 @@ using pynisher::order;
 
 int same(int value) { return value; }
 
+/// `bar` and `stretch` in tasks per second.
 row throughput(std::size_t chunk, order wanted, int tasks, double bar, double stretch) {
   const std::string in = wanted == order::input ? "input" : "completion";
   return {.name = "pool/" + in + "/" + std::to_string(chunk),
           .what = "tasks per second, 2 workers, chunk " + std::to_string(chunk) + ", " + in + " order",
           .in = unit::calls_per_second,
-          .bar = bar,
-          .stretch = stretch,
+          .bar = 1 / bar,
+          .stretch = 1 / stretch,
           .rounds = 5,
           .measure = [=](benchmark::State& state) {
             auto pool = pynisher::make_pool({.workers = 2, .limits = {.warnings = false}, .chunk = chunk}, &same);

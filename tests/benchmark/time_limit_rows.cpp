@@ -1,6 +1,7 @@
 // How late a call that breaks a time limit comes back.
 
 #include <chrono>
+#include <functional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -33,33 +34,41 @@ void spin_in_two_threads() {
   spin_for_ever();
 }
 
+using measurement = std::function<double()>;
+
 /// By the caller's clock, from before the call.
-double wall_overshoot(void (*fn)(), std::chrono::milliseconds limit) {
-  const auto limited = pynisher::limit(fn, {.wall_time = limit, .warnings = false});
-  const auto begin = steady::now();
-  const auto result = limited.try_call();
-  const double taken = seconds_since(begin);
-  expect(result.verdict() == pynisher::verdict::wall_timeout, "no wall timeout");
-  return taken - std::chrono::duration<double>(limit).count();
+measurement wall_overshoot(void (*fn)(), std::chrono::milliseconds limit) {
+  return [limited = pynisher::limit(fn, {.wall_time = limit, .warnings = false}), limit] {
+    const auto begin = steady::now();
+    const auto result = limited.try_call();
+    const double taken = seconds_since(begin);
+    expect(result.verdict() == pynisher::verdict::wall_timeout, "no wall timeout");
+    return taken - std::chrono::duration<double>(limit).count();
+  };
 }
 
 /// CPU time that the call got beyond its limit, as the kernel counted it in the end.
-double cpu_overshoot(void (*fn)(), std::chrono::milliseconds limit) {
-  const auto limited = pynisher::limit(fn, {.cpu_time = limit, .warnings = false});
-  const auto result = limited.try_call();
-  expect(result.verdict() == pynisher::verdict::cpu_timeout, "no CPU timeout");
-  return std::chrono::duration<double>(result.usage().cpu_time() - limit).count();
+measurement cpu_overshoot(void (*fn)(), std::chrono::milliseconds limit) {
+  return [limited = pynisher::limit(fn, {.cpu_time = limit, .warnings = false}), limit] {
+    const auto result = limited.try_call();
+    expect(result.verdict() == pynisher::verdict::cpu_timeout, "no CPU timeout");
+    return std::chrono::duration<double>(result.usage().cpu_time() - limit).count();
+  };
 }
 
 row overshoot(std::string name, std::string what, double bar, double stretch,
-              double (*of)(void (*)(), std::chrono::milliseconds), void (*fn)(), std::chrono::milliseconds limit) {
+              measurement (*of)(void (*)(), std::chrono::milliseconds), void (*fn)(), std::chrono::milliseconds limit) {
   return {.name = "overshoot/" + std::move(name),
           .what = std::move(what),
           .bar = bar,
           .stretch = stretch,
           .rounds = 100,
           .smoke_rounds = 2,
-          .measure = [=](benchmark::State& state) { return alone(state, [=] { return of(fn, limit); }); }};
+          .measure = [=](benchmark::State& state) {
+            const measurement once = of(fn, limit);
+            once();
+            return alone(state, once);
+          }};
 }
 
 }  // namespace

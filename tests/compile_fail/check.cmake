@@ -1,4 +1,5 @@
-# Compiles SOURCE with COMPILER and compares what comes of it with what the source's first lines expect.
+# Compiles SOURCE with COMPILER and compares what comes of it with what the source's first lines expect. PRECOMPILED: a
+# directory for what all of them include; without a SOURCE it is filled.
 
 if(SKIP)
   message(STATUS "skipped: ${SKIP}")
@@ -7,8 +8,18 @@ endif()
 
 string(REPLACE "|" ";" INCLUDES "${INCLUDES}")
 list(TRANSFORM INCLUDES PREPEND "-I")
+set(all "${PRECOMPILED}/all.hpp")
+
+if(NOT SOURCE)
+  file(MAKE_DIRECTORY "${PRECOMPILED}")
+  file(WRITE "${all}" "#include <pynisher/pynisher.hpp>\n")
+  execute_process(COMMAND ${COMPILER} -std=c++20 ${INCLUDES} -x c++-header "${all}" -o "${all}.gch"
+    COMMAND_ERROR_IS_FATAL ANY)
+  return()
+endif()
+
 execute_process(
-  COMMAND ${COMPILER} -std=c++20 -fsyntax-only ${INCLUDES} ${SOURCE}
+  COMMAND ${COMPILER} -std=c++20 -fsyntax-only ${INCLUDES} -include "${all}" ${SOURCE}
   RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE errors)
 string(APPEND output "${errors}")
 

@@ -69,7 +69,7 @@ layer(process
   src/calls_in_flight.cpp
   src/child_main.*
   src/exchange*
-  src/forkserver.*
+  src/forkserver*
   src/mail*
   src/program_start.hpp
   src/supervised_call.hpp

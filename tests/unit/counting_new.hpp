@@ -42,10 +42,11 @@ class allocation_meter {
 #endif
 
 #ifndef PYNISHER_TEST_COUNTS_NOTHING
+// Where g++ 12 sees `free` in the place of a `delete`, and not `malloc` in that of the `new`, it takes them for a mismatch.
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 void* operator new(std::size_t size) { return pynisher::testing::count_and_allocate(size); }
 void* operator new[](std::size_t size) { return pynisher::testing::count_and_allocate(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
 #endif
