@@ -526,7 +526,12 @@ bool supervised_call::heard_of_interrupt() {
 
 platform::exit_status supervised_call::end() {
   running_ = false;
-  return child_.end(limits_.given().terminate_child_processes, plan_.mark, region_.get());
+  const bool whole_tree = limits_.given().terminate_child_processes;
+  const platform::exit_status status = child_.end(whole_tree, plan_.mark, region_.get());
+  // Those that have hidden themselves by giving up their mark.
+  if (whole_tree && memory_bound_) memory_bound_->end_members();
+  if (whole_tree && process_bound_) process_bound_->end_members();
+  return status;
 }
 
 std::optional<usage> supervised_call::usage_so_far() const {

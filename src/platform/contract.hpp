@@ -205,6 +205,8 @@ class memory_bound {
   /// How the child enters, for `join_group`.
   [[nodiscard]] const std::string& entry() const { return entry_; }
   [[nodiscard]] const std::string& group() const { return group_; }
+  /// Kills whatever is left in it.
+  void end_members() const noexcept;
 
   struct count {
     std::uint64_t used = 0;
@@ -235,6 +237,8 @@ class process_bound {
   [[nodiscard]] const std::string& entry() const { return entry_; }
   /// Whoever enters has entered the bound around it as well.
   [[nodiscard]] bool is_within_memory_bound() const { return is_within_memory_bound_; }
+  /// Kills whatever is left in it.
+  void end_members() const noexcept;
 
  private:
   std::string group_, entry_;

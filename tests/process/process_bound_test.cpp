@@ -1,5 +1,7 @@
 // How many processes and threads a call may have.
 
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -82,11 +84,11 @@ TEST_P(ProcessBound, CountsTheChildAndWhatItStarts) {
   EXPECT_EQ(limit(fork_until_refused, with({.processes = 50}))(20), 20);
 }
 
-TEST_P(ProcessBound, CountsThreads) {
-  EXPECT_EQ(limit(start_threads_until_refused, with({.processes = 5}))(20), 4);
-}
+TEST_P(ProcessBound, CountsThreads) { EXPECT_EQ(limit(start_threads_until_refused, with({.processes = 5}))(20), 4); }
 
-TEST_P(ProcessBound, IsAboutHowManyThereAreAtOnce) { EXPECT_EQ(limit(many_short_ones, with({.processes = 2}))(50), 50); }
+TEST_P(ProcessBound, IsAboutHowManyThereAreAtOnce) {
+  EXPECT_EQ(limit(many_short_ones, with({.processes = 2}))(50), 50);
+}
 
 TEST_P(ProcessBound, HoldsAForkBombAndLeavesNothingOfIt) {
   EXPECT_THAT(limit(fork_without_end, with({.wall_time = 300ms, .processes = 30})).try_call(),
@@ -109,7 +111,8 @@ TEST_P(ProcessBound, OfAnInnerCallCanOnlyBeTighter) {
 }
 
 void bound_within(int method) {
-  limit(support::sleep_forever, {.context = static_cast<pynisher::start_method>(method), .processes = 5, .warnings = false})();
+  limit(support::sleep_forever,
+        {.context = static_cast<pynisher::start_method>(method), .processes = 5, .warnings = false})();
 }
 
 TEST_P(ProcessBound, ManyThreadsHaveEachTheirOwn) {
@@ -140,6 +143,38 @@ TEST_P(ProcessBound, NoGroupIsLeftOfACallWithinACallThatWasEnded) {
   EXPECT_THAT(limit(bound_within, with({.wall_time = 200ms, .processes = 20})).try_call(static_cast<int>(GetParam())),
               EndedAs(verdict::wall_timeout));
   EXPECT_EQ(groups(), 0);
+}
+
+/// Knows how this library finds what a call has left, and whom it asks.
+void hides_a_daemon(const std::string& path) {
+  int ready[2];
+  if (::pipe(ready) != 0) return;
+  if (::fork() == 0) {
+    if (::fork() == 0) {
+      ::setsid();
+      constexpr auto mark = static_cast<__rlimit_resource>(10);
+      const rlimit none{0, 0};
+      ::setrlimit(mark, &none);
+      support::log_process(path.c_str());
+      ::close(ready[0]);
+      ::close(ready[1]);
+      support::sleep_two_minutes();
+    }
+    ::_exit(0);
+  }
+  ::close(ready[1]);
+  char none = 0;
+  while (::read(ready[0], &none, 1) < 0 && errno == EINTR) {
+  }
+  // Past the library, which would end what is below this process.
+  ::syscall(SYS_exit_group, 0);
+}
+
+TEST_P(ProcessBound, EndsWhatHasHiddenItself) {
+  support::process_log log;
+  EXPECT_THAT(limit(hides_a_daemon, with({.processes = 5})).try_call(log.path()), EndedAs(verdict::exited));
+  ASSERT_EQ(log.pids().size(), 1u);
+  EXPECT_TRUE(log.survivors().empty());
 }
 
 TEST_P(ProcessBound, IsGoneForWhatOutlivesTheCall) {

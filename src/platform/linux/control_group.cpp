@@ -73,6 +73,21 @@ bool remove_group(const std::string& group) {
   return ::rmdir(group.c_str()) == 0;
 }
 
+/// How many members there were, of the groups below as well.
+int kill_members(const std::string& group) {
+  int killed = 0;
+  std::error_code failed;
+  for (const auto& entry : fs::directory_iterator(group, failed)) {
+    if (entry.is_directory(failed)) killed += kill_members(entry.path());
+  }
+  std::ifstream members(group + "/cgroup.procs");
+  // Zero: one that this process's namespace has no number for.
+  for (pid_t member = 0; members >> member;) {
+    if (member > 0 && ::kill(member, SIGKILL) == 0) ++killed;
+  }
+  return killed;
+}
+
 /// Groups of programs that were killed before they could remove them.
 void remove_stale_groups(const std::string& own) {
   std::error_code failed;
@@ -124,6 +139,18 @@ std::string make_group(const std::string& folder) {
     return {};
   }
   return ::mkdir(group.c_str(), 0755) == 0 ? group : std::string();
+}
+
+void end_group(const std::string& group) noexcept {
+  constexpr int patience = 400;
+  try {
+    for (int attempt = 0; kill_members(group) > 0 && attempt < patience; ++attempt) {
+      constexpr timespec moment{0, 50'000};
+      raw::call(SYS_nanosleep, &moment, nullptr);
+    }
+  } catch (const std::exception&) {
+    // Without memory to read who they are; those with a mark are dead already.
+  }
 }
 
 void unmake_group(const std::string& group) {

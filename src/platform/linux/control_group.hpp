@@ -28,6 +28,8 @@ std::string why_no_groups(const controller& what);
 
 /// Empty with errno set: it cannot be made.
 std::string make_group(const std::string& folder);
+/// Kills all members, of the groups below as well, until there are none alive.
+void end_group(const std::string& group) noexcept;
 /// With the groups below it. What has outlived the call goes where the call came from.
 void unmake_group(const std::string& group);
 

@@ -42,4 +42,8 @@ process_bound::~process_bound() {
   if (!group_.empty()) unmake_group(group_);
 }
 
+void process_bound::end_members() const noexcept {
+  if (!group_.empty()) end_group(group_);
+}
+
 }  // namespace pynisher::platform
