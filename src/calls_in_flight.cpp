@@ -20,6 +20,7 @@
 
 #include "fork_safe_mutex.hpp"
 #include "forkserver.hpp"
+#include "mail_packing.hpp"
 #include "platform/contract.hpp"
 #include "settings.hpp"
 #include "supervised_call.hpp"
@@ -31,13 +32,33 @@ namespace {
 
 using platform::clock;
 
+/// A task whose child has the ends among its arguments from the start.
+class task_with_ends final : public child_task {
+ public:
+  task_with_ends(child_task& task, const ends_for_fork& ends) : task_(task), ends_(ends) {}
+  void run(output_archive& reply) override {
+    ends_.take_over();
+    task_.run(reply);
+  }
+  [[nodiscard]] call_name name() const override { return task_.name(); }
+  [[nodiscard]] const call_entry* entry() const override { return task_.entry(); }
+  void pack(output_archive& out) const override { task_.pack(out); }
+
+ private:
+  child_task& task_;
+  const ends_for_fork& ends_;
+};
+
 }  // namespace
 
 /// Shared by the handle and the thread. `call` is the thread's, but for `cancel`, which asks under the mutex.
 class flight {
  public:
-  flight(std::shared_ptr<const settings> limits, call_name name, const sigset_t& mask, const child_extras& extras)
-      : limits_(std::move(limits)), name_(std::move(name)), mask_(mask), extras_(extras) {}
+  flight(std::shared_ptr<const settings> limits, const child_task& task, const sigset_t& mask,
+         const child_extras& extras)
+      : limits_(std::move(limits)), name_(task.name()), mask_(mask), extras_(extras) {
+    if (limits_->method() == start_method::fork) ends_.look_for(task);
+  }
 
   // --- the thread's side
 
@@ -46,13 +67,15 @@ class flight {
     bool runs = false;
     try {
       call_.emplace(*limits_, &bell, extras_.starter);
-      runs = call_->start(task, &mask_, extras_);
+      task_with_ends with_ends(task, ends_);
+      runs = call_->start(ends_ ? with_ends : task, &mask_, extras_);
     } catch (const std::bad_alloc&) {
       call_.reset();
     } catch (const StartException& e) {
       call_.reset();
       not_made_ = {"prepare the call's memory", e.code().value()};
     }
+    ends_.has_started();
     const std::lock_guard lock(mutex_);
     pid_ = call_ ? call_->pid() : -1;
     started_ = true;
@@ -68,6 +91,7 @@ class flight {
       ending_ = true;
     }
     if (call_) record = call_->finish();
+    ends_.give_back();
     std::function<void()> tell;
     {
       const std::lock_guard lock(mutex_);
@@ -136,6 +160,7 @@ class flight {
   const call_name name_;
   const sigset_t mask_;
   const child_extras extras_;  ///< until it has started
+  ends_for_fork ends_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<supervised_call> call_;
@@ -306,7 +331,7 @@ class flight_handle final : public call_in_flight {
     pthread_sigmask(SIG_SETMASK, nullptr, &mask);
     parts_ = std::make_unique<parts>();
     parts_->thread = flight_thread::get();
-    parts_->flight = std::make_shared<flight>(std::move(limits), task.name(), mask, extras);
+    parts_->flight = std::make_shared<flight>(std::move(limits), task, mask, extras);
     parts_->thread->take_on(parts_->flight, task);
     parts_->flight->await_start();
   }

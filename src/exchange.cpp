@@ -13,6 +13,11 @@ std::int64_t as_number(std::uint64_t value) {
   return static_cast<std::int64_t>(std::min<std::uint64_t>(value, std::numeric_limits<std::int64_t>::max()));
 }
 
+std::size_t files_in(const std::vector<std::optional<attachment>>& attached) {
+  return static_cast<std::size_t>(std::count_if(
+      attached.begin(), attached.end(), [](const auto& one) { return one && one->what == attachment::kind::file; }));
+}
+
 }  // namespace
 
 // --- parties --------------------------------------------------------------------------------------------------------
@@ -32,12 +37,14 @@ void exchange::leave(party_id who, effects& out) {
   for (auto at = receipts_.begin(); at != receipts_.end();)
     at = at->second.of == who ? receipts_.erase(at) : std::next(at);
   std::vector<deposit_key> nobodys;
-  for (const auto& [key, made] : deposits_) {
+  for (auto& [key, made] : deposits_) {
     // A result's receiver comes for it after the end of the limited call.
-    if (made.from == who && (made.mode != deposit_mode::result || left.is_head)) nobodys.push_back(key);
+    if (made.mode == deposit_mode::result && !left.is_head) continue;
+    if (made.holders.erase(who) > 0 && made.holders.empty()) nobodys.push_back(key);
   }
   for (const deposit_key& key : nobodys) forget_deposit(key);
   for (auto& [id, of] : channels_) {
+    of.watchers.erase(who);
     for (auto& side : of.holds) {
       if (side.erase(who) > 0) unsettled_.insert(id);
     }
@@ -46,10 +53,11 @@ void exchange::leave(party_id who, effects& out) {
   settle(out);
 }
 
-void exchange::abandon(party_id who, operation_id first, operation_id last, effects& out) {
+void exchange::abandon(party_id who, operation_id first, operation_id last, effects& out, bool keeps_items) {
   std::vector<operation_id> gone;
   for (auto at = waiting_.lower_bound(first); at != waiting_.end() && at->first <= last; ++at) {
-    if (at->second.party == who) gone.push_back(at->first);
+    const bool stays = keeps_items && at->second.what == waits_for::taken;
+    if (at->second.party == who && !stays) gone.push_back(at->first);
   }
   for (const operation_id operation : gone) {
     const waiting was = waiting_.at(operation);
@@ -72,7 +80,9 @@ void exchange::abandon(party_id who, operation_id first, operation_id last, effe
 }
 
 void exchange::end_household(std::uint64_t household, effects& out) {
-  ended_households_.insert(household);
+  for (auto& [operation, lent] : in_hand_) {
+    if (lent.what.household == household) lent.what.owner_has_ended = true;
+  }
   for (auto& [id, of] : channels_) {
     std::vector<std::uint64_t> places;
     for (const auto& [place, what] : of.items) {
@@ -90,6 +100,7 @@ void exchange::owner_is_gone(channel& of, std::uint64_t place, effects& out) {
     remove_item(of, place, mail_status::withdrawn, out);
     return;
   }
+  note_ends(what, of.id, -1);
   end_of_item(what, mail_status::withdrawn, out);
   what.state = of.policy == unbound::sentinel ? mail_status::sentinel : mail_status::owner_gone;
 }
@@ -112,6 +123,18 @@ void exchange::reply(party_id to, operation_id operation, mail_status status, ef
   made.status = status;
   made.number = number;
   out.answers.push_back(std::move(made));
+}
+
+void exchange::reply(party_id to, operation_id operation, refusal how, effects& out) const {
+  reply(to, operation, how.why, out, static_cast<std::int64_t>(how.limit));
+  if (how.why != mail_status::too_much) return;
+  const std::map<mail_limit, std::uint64_t> most = {
+      {mail_limit::waiting, budget_.operations}, {mail_limit::channels, budget_.channels},
+      {mail_limit::receipts, budget_.receipts},  {mail_limit::deposits, budget_.deposits},
+      {mail_limit::files, budget_.files},        {mail_limit::bytes, budget_.bytes},
+      {mail_limit::handles, budget_.handles}};
+  const auto found = most.find(how.limit);
+  if (found != most.end()) out.answers.back().facts = {found->second};
 }
 
 void exchange::handle(party_id from, operation_id operation, request&& what, effects& out) {
@@ -147,12 +170,13 @@ void exchange::handle(party_id from, operation_id operation, request&& what, eff
     case verb::redeem:
       redeem(from, operation, what, out);
       break;
-    case verb::revoke: {
-      const auto found = deposits_.find(what.key);
-      // Nobody waits for an answer to this, nor to the next one: it would be taken for that of a later question.
-      if (found != deposits_.end() && found->second.from == from) forget_deposit(what.key);
+    case verb::keep:
+      reply(from, operation, keep_deposit(from, what.key), out);
       break;
-    }
+    case verb::revoke:
+      // Nobody waits for an answer to this, nor to the next one: it would be taken for that of a later question.
+      revoke(from, what.key);
+      break;
     case verb::revoke_results:
       revoke_results(from, static_cast<std::int64_t>(what.number));
       break;
@@ -183,17 +207,8 @@ void exchange::with_channel(party_id from, operation_id operation, const request
   if (of == nullptr) return reply(from, operation, mail_status::not_found, out);
   unsettled_.insert(of->id);
   switch (what.what) {
-    case verb::release: {
-      hold& held = of->holds[side_of(what.end)][from];
-      const bool is_first = !std::exchange(held.released, true);
-      if (side_of(what.end) == 0) {
-        fail_receivers(*of, from, mail_status::released, out);
-        wake_selects(*of, out);
-      } else {
-        fail_senders(*of, from, mail_status::released, out);
-      }
-      return reply(from, operation, mail_status::done, out, is_first ? 1 : 0);
-    }
+    case verb::release:
+      return release(*of, from, operation, what.end, out);
     case verb::close:
       return reply(from, operation, close(*of, what, out), out);
     case verb::poison:
@@ -209,7 +224,7 @@ void exchange::create(party_id from, operation_id operation, const request& what
   party& maker = parties_.at(from);
   if (what.mode > static_cast<std::uint8_t>(unbound::remove)) return reply(from, operation, mail_status::wrong, out);
   if (maker.who.is_remote && maker.channels >= budget_.channels)
-    return reply(from, operation, mail_status::too_much, out);
+    return reply(from, operation, too_much(mail_limit::channels), out);
   ++maker.channels;
   channel fresh;
   fresh.id = ++last_channel_;
@@ -229,18 +244,49 @@ exchange::channel* exchange::find(std::int64_t id) {
   return found == channels_.end() ? nullptr : &found->second;
 }
 
-bool exchange::has_anybody(const channel& of, std::size_t side) {
-  if (of.in_transit[side] > 0) return true;
+bool exchange::has_holder(const channel& of, std::size_t side) {
   return std::any_of(of.holds[side].begin(), of.holds[side].end(),
                      [](const auto& held) { return held.second.is_associated(); });
 }
 
+/// An end that lies in an item which nobody can ever receive is nobody's.
+bool exchange::has_anybody(const channel& of, std::size_t side) const {
+  if (has_holder(of, side)) return true;
+  std::int64_t lying = 0;
+  for (const auto& [id, count] : of.lying_in[side]) lying += count;
+  if (of.in_transit[side] > lying) return true;
+  return std::any_of(of.lying_in[side].begin(), of.lying_in[side].end(),
+                     [this](const auto& where) { return can_be_received(where.first); });
+}
+
+/// Somebody has its receiving end, or can receive that.
+bool exchange::can_be_received(std::int64_t channel_id) const {
+  std::vector<std::int64_t> left{channel_id};
+  std::set<std::int64_t> seen{channel_id};
+  while (!left.empty()) {
+    const channel& of = channels_.at(left.back());
+    left.pop_back();
+    if (has_holder(of, 0)) return true;
+    std::int64_t lying = 0;
+    for (const auto& [id, count] : of.lying_in[0]) {
+      lying += count;
+      if (seen.insert(id).second) left.push_back(id);
+    }
+    if (of.in_transit[0] > lying) return true;
+  }
+  return false;
+}
+
 bool exchange::has_room(const channel& of) { return of.items.size() - of.in_line.size() < of.capacity; }
 
-bool exchange::is_ready(const channel& of) {
+bool exchange::is_ready(const channel& of) const {
   if (!of.items.empty() || of.closed || of.poisoned) return true;
   // Nothing will ever come.
   return of.in_hand == 0 && (of.sending_closed || (!of.is_queue && !has_anybody(of, 1)));
+}
+
+bool exchange::is_ready_for(const channel& of, party_id by) const {
+  return is_ready(of) || why_unusable(of, 0, by) != mail_status::done;
 }
 
 mail_status exchange::why_unusable(const channel& of, std::size_t side, party_id by) {
@@ -274,15 +320,19 @@ void exchange::send(party_id from, operation_id operation, request& what, effect
     if (!of->is_queue && !has_anybody(*of, 0)) return reply(from, operation, mail_status::closed, out);
   }
   party& sender = parties_.at(from);
-  if (sender.who.is_remote && (sender.receipts >= budget_.receipts || sender.operations >= budget_.operations)) {
-    return reply(from, operation, mail_status::too_much, out);
+  const bool waits = mode == send_mode::wait && !has_place;
+  if (sender.who.is_remote) {
+    if (waits && sender.operations >= budget_.operations) {
+      return reply(from, operation, too_much(mail_limit::waiting), out);
+    }
+    if (mode == send_mode::post && sender.receipts >= budget_.receipts) {
+      return reply(from, operation, too_much(mail_limit::receipts), out);
+    }
   }
-  if (const mail_status why = pick_up(from, *what.content, true); why != mail_status::done) {
-    return reply(from, operation, why, out);
-  }
+  if (const refusal why = pick_up(from, *what.content, true)) return reply(from, operation, why, out);
 
   const std::uint64_t place = of->next++;
-  item& fresh = of->items[place];
+  item fresh;
   fresh.content = std::move(what.content);
   fresh.from = from;
   fresh.household = sender.who.household;
@@ -293,13 +343,38 @@ void exchange::send(party_id from, operation_id operation, request& what, effect
     ++sender.receipts;
     receipts_[fresh.receipt].of = from;
     reply(from, operation, mail_status::done, out, as_number(fresh.receipt));
-  } else if (has_place || mode == send_mode::nowait) {
-    reply(from, operation, mail_status::done, out);
-  } else {
+  } else if (waits) {
     fresh.sender = operation;
     wait(from, operation, {from, waits_for::taken, {of->id}, place});
+  } else {
+    reply(from, operation, mail_status::done, out);
   }
+  put_in(*of, place, std::move(fresh));
   match(*of, out);
+}
+
+exchange::item& exchange::put_in(channel& of, std::uint64_t place, item&& what) {
+  item& put = of.items[place] = std::move(what);
+  note_ends(put, of.id, 1);
+  return put;
+}
+
+exchange::item exchange::take_out(channel& of, std::uint64_t place) {
+  auto node = of.items.extract(place);
+  of.in_line.erase(place);
+  note_ends(node.mapped(), of.id, -1);
+  unsettled_.insert(of.id);
+  return std::move(node.mapped());
+}
+
+void exchange::note_ends(const item& of, std::int64_t lying_in, std::int64_t change) {
+  if (!of.content) return;
+  for (const attachment& one : of.content->attached) {
+    channel* const whose = one.what == attachment::kind::end ? find(one.channel) : nullptr;
+    if (whose == nullptr) continue;
+    auto& places = whose->lying_in[side_of(one.end)];
+    if ((places[lying_in] += change) == 0) places.erase(lying_in);
+  }
 }
 
 void exchange::admit(channel& of, effects& out) {
@@ -329,10 +404,8 @@ void exchange::fail_receipts(channel& of, mail_status why, effects& out) {
 }
 
 void exchange::remove_item(channel& of, std::uint64_t place, mail_status why, effects& out) {
-  auto node = of.items.extract(place);
-  of.in_line.erase(place);
-  unsettled_.insert(of.id);
-  end_of_item(node.mapped(), why, out);
+  item gone = take_out(of, place);
+  end_of_item(gone, why, out);
   admit(of, out);
 }
 
@@ -360,7 +433,7 @@ void exchange::receive(party_id from, operation_id operation, const request& wha
     return reply(from, operation, mail_status::closed, out);
   if (what.mode == at_once) return reply(from, operation, mail_status::empty, out);
   if (!wait(from, operation, {from, waits_for::item, {of->id}, 0}))
-    return reply(from, operation, mail_status::too_much, out);
+    return reply(from, operation, too_much(mail_limit::waiting), out);
   of->receivers.push_back(operation);
 }
 
@@ -370,14 +443,14 @@ void exchange::select(party_id from, operation_id operation, const request& what
   }
   for (std::size_t i = 0; i < what.numbers.size(); ++i) {
     channel& of = *find(what.numbers[i]);
-    if (is_ready(of) || why_unusable(of, 0, from) != mail_status::done) {
+    if (is_ready_for(of, from)) {
       return reply(from, operation, mail_status::done, out, static_cast<std::int64_t>(i));
     }
     of.holds[0][from].used = true;
   }
   if (what.mode == at_once || what.numbers.empty()) return reply(from, operation, mail_status::empty, out);
   if (!wait(from, operation, {from, waits_for::any, what.numbers, 0})) {
-    return reply(from, operation, mail_status::too_much, out);
+    return reply(from, operation, too_much(mail_limit::waiting), out);
   }
   for (const std::int64_t id : what.numbers) find(id)->receivers.push_back(operation);
 }
@@ -401,7 +474,7 @@ void exchange::wake_selects(channel& of, effects& out) {
   for (const operation_id operation : of.receivers) {
     const waiting& waits = waiting_.at(operation);
     if (waits.what != waits_for::any) continue;
-    if (is_ready(of) || why_unusable(of, 0, waits.party) != mail_status::done) woken.push_back(operation);
+    if (is_ready_for(of, waits.party)) woken.push_back(operation);
   }
   for (const operation_id operation : woken) {
     const auto known = waiting_.find(operation);
@@ -413,9 +486,7 @@ void exchange::wake_selects(channel& of, effects& out) {
 }
 
 void exchange::give(channel& of, std::uint64_t place, party_id to, operation_id operation, effects& out) {
-  auto node = of.items.extract(place);
-  of.in_line.erase(place);
-  item& what = node.mapped();
+  item what = take_out(of, place);
   if (what.state != mail_status::item) {
     reply(to, operation, what.state, out);
   } else {
@@ -435,7 +506,6 @@ void exchange::give(channel& of, std::uint64_t place, party_id to, operation_id 
     out.answers.push_back(std::move(made));
   }
   admit(of, out);
-  unsettled_.insert(of.id);
 }
 
 void exchange::was_taken(item& what, party_id by, effects& out) {
@@ -469,9 +539,9 @@ void exchange::put_back(operation_id operation, effects& out) {
     return end_of_item(returned.what, of->poisoned ? mail_status::poisoned : mail_status::closed, out);
   }
   const std::uint64_t place = returned.place;
-  item& again = of->items[place] = std::move(returned.what);
+  item& again = put_in(*of, place, std::move(returned.what));
   if (again.sender != 0) of->in_line.insert(place);
-  if (ended_households_.contains(again.household)) {
+  if (std::exchange(again.owner_has_ended, false)) {
     owner_is_gone(*of, place, out);
   } else if (again.sender != 0 && !waiting_.contains(again.sender)) {
     // It was lent and not taken, and who has waited for that is gone.
@@ -553,7 +623,7 @@ void exchange::receipt_wait(party_id from, operation_id operation, const request
   if (found->second.status) return reply(from, operation, *found->second.status, out, found->second.taken_by);
   if (what.mode == at_once) return reply(from, operation, mail_status::empty, out);
   if (!wait(from, operation, {from, waits_for::receipt, {}, what.number})) {
-    return reply(from, operation, mail_status::too_much, out);
+    return reply(from, operation, too_much(mail_limit::waiting), out);
   }
   found->second.waiters.insert(operation);
 }
@@ -568,6 +638,18 @@ void exchange::receipt_forget(party_id from, std::uint64_t number, effects& out)
 }
 
 // --- life -----------------------------------------------------------------------------------------------------------
+
+void exchange::release(channel& of, party_id from, operation_id operation, end_kind end, effects& out) {
+  hold& held = of.holds[side_of(end)][from];
+  const bool is_first = !std::exchange(held.released, true);
+  if (side_of(end) == 0) {
+    fail_receivers(of, from, mail_status::released, out);
+    wake_selects(of, out);
+  } else {
+    fail_senders(of, from, mail_status::released, out);
+  }
+  reply(from, operation, mail_status::done, out, is_first ? 1 : 0);
+}
 
 mail_status exchange::close(channel& of, const request& what, effects& out) {
   if (of.is_queue) return mail_status::wrong;
@@ -604,7 +686,10 @@ void exchange::shut(channel& of, mail_status why, effects& out) {
   of.in_line.clear();
   auto items = std::move(of.items);
   of.items.clear();
-  for (auto& [place, what] : items) end_of_item(what, why, out);
+  for (auto& [place, what] : items) {
+    note_ends(what, of.id, -1);
+    end_of_item(what, why, out);
+  }
   fail_receivers(of, std::nullopt, why, out);
   wake_selects(of, out);
 }
@@ -652,13 +737,26 @@ void exchange::list(party_id from, operation_id operation, effects& out) {
   out.answers.push_back(std::move(made));
 }
 
-bool exchange::watch(std::int64_t id, effects& out) {
-  channel* const of = find(id);
-  if (of == nullptr) return false;
-  of->watched = true;
-  of->told_ready = is_ready(*of);
-  out.ready.push_back({id, of->told_ready});
-  return true;
+bool exchange::watch(party_id who, std::int64_t id) {
+  channel& of = *find(id);
+  return of.watchers[who] = is_ready_for(of, who);
+}
+
+bool exchange::has_an_end(party_id who, std::int64_t id) const {
+  const auto found = channels_.find(id);
+  if (found == channels_.end()) return false;
+  return std::any_of(found->second.holds.begin(), found->second.holds.end(), [who](const auto& side) {
+    const auto held = side.find(who);
+    return held != side.end() && (held->second.count > 0 || held->second.used);
+  });
+}
+
+void exchange::tell_watchers(channel& of, effects& out) {
+  for (auto& [who, told] : of.watchers) {
+    if (is_ready_for(of, who) == told) continue;
+    told = !told;
+    out.ready.push_back({of.id, who, told});
+  }
 }
 
 void exchange::settle(effects& out) {
@@ -668,10 +766,7 @@ void exchange::settle(effects& out) {
     channel* const of = find(id);
     if (of == nullptr) continue;
     settle(*of, out);
-    if (of->watched && is_ready(*of) != of->told_ready) {
-      of->told_ready = !of->told_ready;
-      out.ready.push_back({id, of->told_ready});
-    }
+    tell_watchers(*of, out);
     if (!is_forgotten(*of)) continue;
     if (const auto maker = parties_.find(of->maker); maker != parties_.end()) --maker->second.channels;
     channels_.erase(id);
@@ -680,11 +775,21 @@ void exchange::settle(effects& out) {
 
 void exchange::settle(channel& of, effects& out) {
   if (of.closed) return;
+  const bool has_receivers = has_anybody(of, 0);
+  if (std::exchange(of.had_receivers, has_receivers) && !has_receivers) {
+    // The ends that lie in what nobody can receive any more.
+    for (const auto& [place, what] : of.items) {
+      if (!what.content) continue;
+      for (const attachment& one : what.content->attached) {
+        if (one.what == attachment::kind::end) unsettled_.insert(one.channel);
+      }
+    }
+  }
   if (of.is_queue) {
-    if (!has_anybody(of, 0)) shut(of, mail_status::not_found, out);
+    if (!has_receivers) shut(of, mail_status::not_found, out);
     return;
   }
-  const bool has_receivers = has_anybody(of, 0), has_senders = has_anybody(of, 1);
+  const bool has_senders = has_anybody(of, 1);
   if (of.sending_closed && of.items.empty() && of.in_hand == 0) return shut(of, mail_status::closed, out);
   if (!has_receivers && !has_senders) return shut(of, mail_status::closed, out);
   if (!has_senders && of.items.empty() && of.in_hand == 0) {
@@ -712,23 +817,22 @@ bool exchange::is_forgotten(channel& of) {
 // --------------------------------------------------------------------------------------------
 
 /// Takes over what is attached. Nothing is taken where the answer is not `done`.
-mail_status exchange::pick_up(party_id from, parcel& content, bool is_item) {
+exchange::refusal exchange::pick_up(party_id from, parcel& content, bool is_item) {
   party& who = parties_.at(from);
   std::size_t files = 0;
   for (const attachment& one : content.attached) {
     if (one.what == attachment::kind::file) {
-      if (!one.file) return mail_status::wrong;
+      if (!one.file) return {mail_status::wrong};
       ++files;
     } else if (const channel* const of = find(one.channel); of == nullptr) {
-      return mail_status::not_found;
+      return {mail_status::not_found};
     } else if (of->is_queue != (one.end == end_kind::queue)) {
-      return mail_status::wrong;
+      return {mail_status::wrong};
     }
   }
   const std::uint64_t bytes = is_item ? content.bytes.size() : 0;
-  if (who.who.is_remote && (who.files + files > budget_.files || who.bytes + bytes > budget_.bytes)) {
-    return mail_status::too_much;
-  }
+  if (who.who.is_remote && who.files + files > budget_.files) return too_much(mail_limit::files);
+  if (who.who.is_remote && who.bytes + bytes > budget_.bytes) return too_much(mail_limit::bytes);
   who.files += files;
   who.bytes += bytes;
   for (attachment& one : content.attached) {
@@ -737,7 +841,7 @@ mail_status exchange::pick_up(party_id from, parcel& content, bool is_item) {
     ++of.in_transit[side_of(one.end)];
     one.type = of.type;
   }
-  return mail_status::done;
+  return {};
 }
 
 void exchange::give_back_charge(party_id from, const parcel& content) {
@@ -766,18 +870,56 @@ void exchange::hand_out(const attachment& what, party_id to) {
   let_fall(what);
 }
 
-mail_status exchange::make_deposit(party_id from, const request& what) {
-  party& who = parties_.at(from);
+exchange::refusal exchange::make_deposit(party_id from, const request& what) {
+  const party& who = parties_.at(from);
   if (!what.content || what.mode > static_cast<std::uint8_t>(deposit_mode::kept) || deposits_.contains(what.key)) {
-    return mail_status::wrong;
+    return {mail_status::wrong};
   }
-  if (who.who.is_remote && who.deposits >= budget_.deposits) return mail_status::too_much;
-  if (const mail_status why = pick_up(from, *what.content, false); why != mail_status::done) return why;
-  ++who.deposits;
+  if (who.who.is_remote && who.deposits >= budget_.deposits) return too_much(mail_limit::deposits);
+  if (const refusal why = pick_up(from, *what.content, false)) return why;
   deposit& made = deposits_[what.key];
-  made = {from, who.who.pid, who.who.household, static_cast<deposit_mode>(what.mode), {}};
+  made = {{{from, 1}}, who.who.pid, who.who.household, static_cast<deposit_mode>(what.mode), {}};
   for (const attachment& one : what.content->attached) made.attached.emplace_back(one);
-  return mail_status::done;
+  ++parties_.at(from).deposits;
+  return {};
+}
+
+exchange::refusal exchange::keep_deposit(party_id from, const deposit_key& key) {
+  const auto found = deposits_.find(key);
+  if (found == deposits_.end() || found->second.mode != deposit_mode::kept) return {mail_status::not_found};
+  const party& who = parties_.at(from);
+  if (who.who.is_remote && who.deposits >= budget_.deposits) return too_much(mail_limit::deposits);
+  if (who.who.is_remote && who.files + files_in(found->second.attached) > budget_.files) {
+    return too_much(mail_limit::files);
+  }
+  charge(from, found->second, false);
+  ++found->second.holders[from];
+  return {};
+}
+
+void exchange::revoke(party_id from, const deposit_key& key) {
+  const auto found = deposits_.find(key);
+  if (found == deposits_.end()) return;
+  auto& holders = found->second.holders;
+  const auto holder = holders.find(from);
+  if (holder == holders.end()) return;
+  if (holders.size() == 1 && holder->second == 1) return forget_deposit(key);
+  charge(from, found->second, true);
+  if (--holder->second == 0) holders.erase(holder);
+}
+
+/// `back`: takes it off again.
+void exchange::charge(party_id to, const deposit& for_what, bool back) {
+  const auto who = parties_.find(to);
+  if (who == parties_.end()) return;
+  const std::size_t files = files_in(for_what.attached);
+  if (!back) {
+    ++who->second.deposits;
+    who->second.files += files;
+    return;
+  }
+  --who->second.deposits;
+  who->second.files -= std::min(who->second.files, files);
 }
 
 void exchange::redeem(party_id from, operation_id operation, const request& what, effects& out) {
@@ -797,31 +939,28 @@ void exchange::redeem(party_id from, operation_id operation, const request& what
   out.answers.push_back(std::move(made));
   if (from_where.mode == deposit_mode::kept) {
     // One more of the same: what is kept stays.
-    if (one.what == attachment::kind::end) ++find(one.channel)->holds[side_of(one.end)][from].count;
-    if (from_where.from != from) {
-      if (const auto before = parties_.find(from_where.from); before != parties_.end()) --before->second.deposits;
-      ++parties_.at(from).deposits;
-      from_where.from = from;
+    if (one.what == attachment::kind::end) {
+      ++find(one.channel)->holds[side_of(one.end)][from].count;
+      unsettled_.insert(one.channel);
     }
     return;
   }
   hand_out(one, from);
-  if (one.what == attachment::kind::file) {
-    if (const auto who = parties_.find(from_where.from); who != parties_.end() && who->second.files > 0)
-      --who->second.files;
+  for (const auto& [holder, count] : from_where.holders) {
+    if (one.what != attachment::kind::file) continue;
+    if (const auto who = parties_.find(holder); who != parties_.end() && who->second.files > 0) --who->second.files;
   }
   from_where.attached[what.number].reset();
 }
 
 /// What has not been fetched is nobody's.
 void exchange::forget_deposit(const deposit_key& key) {
-  auto node = deposits_.extract(key);
-  const auto who = parties_.find(node.mapped().from);
-  if (who != parties_.end()) --who->second.deposits;
+  const auto node = deposits_.extract(key);
+  for (const auto& [holder, count] : node.mapped().holders) {
+    for (std::size_t i = 0; i < count; ++i) charge(holder, node.mapped(), true);
+  }
   for (const auto& one : node.mapped().attached) {
-    if (!one) continue;
-    let_fall(*one);
-    if (one->what == attachment::kind::file && who != parties_.end() && who->second.files > 0) --who->second.files;
+    if (one) let_fall(*one);
   }
 }
 

@@ -68,18 +68,19 @@ enum class verb : std::uint8_t {
   list,
   deposit,         ///< key; mode: deposit_mode
   redeem,          ///< key, number: which attachment
+  keep,            ///< key: of what is kept; shares it until it revokes, or ends
   revoke,          ///< key
   revoke_results,  ///< number: the process that has deposited them
   receipt_wait,    ///< number: the receipt; mode: 1: does not wait
   receipt_forget,
-  watch,  ///< asks for a descriptor, which is for the host to give
-  process_ended,   ///< number: which; the host looks for itself
+  watch,          ///< asks for a descriptor, which is for the host to give
+  process_ended,  ///< number: which; the host looks for itself
 };
 enum class send_mode : std::uint8_t { wait, nowait, post };
 enum class deposit_mode : std::uint8_t {
   argument,  ///< until it is revoked by whoever has deposited it
   result,    ///< until the receiver of the result revokes
-  kept,      ///< may be redeemed again and again; belongs to the party that was first
+  kept,      ///< may be redeemed again and again, by anybody, while one of those lives that have it
 };
 
 struct request {
@@ -108,8 +109,19 @@ enum class mail_status : std::uint8_t {
   released,
   poisoned,
   not_yours,
-  too_much,  ///< more than one party may have
+  too_much,  ///< more than one party may have; number: a mail_limit; facts[0]: so much
   wrong,     ///< the request makes no sense
+};
+enum class mail_limit : std::uint8_t {
+  none,
+  waiting,   ///< operations
+  channels,  ///< and queues
+  receipts,
+  deposits,
+  files,    ///< descriptors and buffers, in items and deposits
+  bytes,    ///< in items
+  handles,  ///< to poll
+  size,     ///< of what is said at once, besides the bytes of a value
 };
 
 struct answer {
@@ -126,9 +138,10 @@ namespace look_bits {
 inline constexpr std::int64_t closed = 1, queue = 2;
 }
 
-/// Whether the channel has something for a receiver, where somebody watches.
+/// Whether a party that watches a channel would be told something there at once, if it received.
 struct readiness {
   std::int64_t channel;
+  party_id party;
   bool ready;
 };
 struct effects {
@@ -144,6 +157,7 @@ struct party_budget {
   std::size_t deposits = 4096;
   std::size_t files = 256;
   std::uint64_t bytes = std::uint64_t{1} << 40;
+  std::size_t handles = 64;
 };
 
 class exchange {
@@ -158,15 +172,20 @@ class exchange {
   party_id join(const member& who);
   /// The process has ended.
   void leave(party_id who, effects& out);
-  /// Nobody waits for the answers to these operations (`first` to `last`) any more.
-  void abandon(party_id who, operation_id first, operation_id last, effects& out);
+  /// Nobody waits for the answers to these operations (`first` to `last`) any more. What waits to be taken is
+  /// withdrawn, or (`keeps_items`) stays until it is, or the party leaves.
+  void abandon(party_id who, operation_id first, operation_id last, effects& out, bool keeps_items = false);
   void handle(party_id from, operation_id operation, request&& what, effects& out);
 
-  /// Gives readiness from now on, beginning with what is now. False: there is no such channel.
-  bool watch(std::int64_t channel, effects& out);
+  /// Gives readiness from now on. True: it is ready now.
+  bool watch(party_id who, std::int64_t channel);
   [[nodiscard]] bool exists(std::int64_t id) const { return channels_.contains(id); }
-  /// Ids of isolates rise in the whole program.
+  [[nodiscard]] bool has_an_end(party_id who, std::int64_t id) const;
+  [[nodiscard]] const party_budget& budget() const { return budget_; }
   void set_budget(const party_budget& budget) { budget_ = budget; }
+  /// Channels are counted on from there.
+  void begin_after(std::int64_t id) { last_channel_ = id; }
+  [[nodiscard]] std::int64_t last_channel() const { return last_channel_; }
   /// Nothing is left: for tests.
   [[nodiscard]] bool is_empty() const;
 
@@ -178,6 +197,7 @@ class exchange {
     operation_id sender = 0;    ///< who waits until it is taken, or accepted; 0: nobody
     std::uint64_t receipt = 0;  ///< 0: none
     mail_status state = mail_status::item;
+    bool owner_has_ended = false;  ///< while it is in somebody's hand
   };
   struct hold {
     std::int64_t count = 0;  ///< handles; below zero while the word of one is still on its way
@@ -198,12 +218,14 @@ class exchange {
     std::list<operation_id> receivers;
     std::array<std::map<party_id, hold>, 2> holds;
     std::array<std::int64_t, 2> in_transit{};
+    /// Of those, the ones that lie in items of channels: how many in which.
+    std::array<std::map<std::int64_t, std::int64_t>, 2> lying_in;
     std::size_t in_hand = 0;
     bool sending_closed = false;
     bool closed = false;
     bool poisoned = false;
-    bool watched = false;
-    bool told_ready = false;
+    bool had_receivers = true;
+    std::map<party_id, bool> watchers;  ///< and whether they have been told that it is ready
   };
   enum class waits_for : std::uint8_t { item, any, taken, receipt };
   struct waiting {
@@ -225,8 +247,8 @@ class exchange {
     std::set<operation_id> waiters;
   };
   struct deposit {
-    party_id from = 0;
-    std::int64_t pid = 0;
+    std::map<party_id, std::size_t> holders;  ///< one, but for what is kept; and how often each has it
+    std::int64_t pid = 0;                     ///< of its maker
     std::uint64_t household = 0;
     deposit_mode mode = deposit_mode::argument;
     std::vector<std::optional<attachment>> attached;
@@ -237,11 +259,22 @@ class exchange {
     std::uint64_t bytes = 0;
   };
 
+  /// Why a request is refused; `done`: it is not.
+  struct refusal {
+    mail_status why = mail_status::done;
+    mail_limit limit = mail_limit::none;
+    [[nodiscard]] explicit operator bool() const { return why != mail_status::done; }
+  };
+  static constexpr refusal too_much(mail_limit limit) { return {mail_status::too_much, limit}; }
+
   [[nodiscard]] static std::size_t side_of(end_kind end) { return end == end_kind::sending ? 1 : 0; }
   channel* find(std::int64_t id);
-  [[nodiscard]] static bool has_anybody(const channel& of, std::size_t side);
+  [[nodiscard]] static bool has_holder(const channel& of, std::size_t side);
+  [[nodiscard]] bool has_anybody(const channel& of, std::size_t side) const;
+  [[nodiscard]] bool can_be_received(std::int64_t channel) const;
   [[nodiscard]] static bool has_room(const channel& of);
-  [[nodiscard]] static bool is_ready(const channel& of);
+  [[nodiscard]] bool is_ready(const channel& of) const;
+  [[nodiscard]] bool is_ready_for(const channel& of, party_id by) const;
   [[nodiscard]] static mail_status why_unusable(const channel& of, std::size_t side, party_id by);
   [[nodiscard]] std::int64_t isolate_of(party_id who) const;
 
@@ -257,15 +290,20 @@ class exchange {
   void look(party_id from, operation_id operation, const request& what, effects& out);
   void isolates(party_id from, operation_id operation, const request& what, effects& out);
   void list(party_id from, operation_id operation, effects& out);
-  mail_status make_deposit(party_id from, const request& what);
+  refusal make_deposit(party_id from, const request& what);
   void redeem(party_id from, operation_id operation, const request& what, effects& out);
+  refusal keep_deposit(party_id from, const deposit_key& key);
+  void revoke(party_id from, const deposit_key& key);
+  void charge(party_id to, const deposit& for_what, bool back);
   void forget_deposit(const deposit_key& key);
   void revoke_results(party_id from, std::int64_t pid);
   void receipt_wait(party_id from, operation_id operation, const request& what, effects& out);
   void receipt_forget(party_id from, std::uint64_t number, effects& out);
   void with_channel(party_id from, operation_id operation, const request& what, effects& out);
+  void release(channel& of, party_id from, operation_id operation, end_kind end, effects& out);
 
   void reply(party_id to, operation_id operation, mail_status status, effects& out, std::int64_t number = 0) const;
+  void reply(party_id to, operation_id operation, refusal how, effects& out) const;
   bool wait(party_id from, operation_id operation, waiting what);
   void stop_waiting(operation_id operation);
   void answer_waiting(operation_id operation, mail_status status, effects& out, std::int64_t number = 0);
@@ -284,12 +322,16 @@ class exchange {
   void fail_receivers(channel& of, std::optional<party_id> of_party, mail_status why, effects& out);
   void fail_senders(channel& of, std::optional<party_id> of_party, mail_status why, effects& out);
   void fail_receipts(channel& of, mail_status why, effects& out);
-  [[nodiscard]] mail_status pick_up(party_id from, parcel& content, bool is_item);
+  [[nodiscard]] refusal pick_up(party_id from, parcel& content, bool is_item);
   void let_fall(const attachment& what);
+  item& put_in(channel& of, std::uint64_t place, item&& what);
+  item take_out(channel& of, std::uint64_t place);
+  void note_ends(const item& of, std::int64_t lying_in, std::int64_t change);
   void give_back_charge(party_id from, const parcel& content);
   void hand_out(const attachment& what, party_id to);
   void settle(effects& out);
   void settle(channel& of, effects& out);
+  void tell_watchers(channel& of, effects& out);
   [[nodiscard]] static bool is_forgotten(channel& of);
 
   std::map<party_id, party> parties_;
@@ -301,7 +343,6 @@ class exchange {
   std::map<std::uint64_t, receipt> receipts_;
   std::uint64_t last_receipt_ = 0;
   std::map<deposit_key, deposit> deposits_;
-  std::set<std::uint64_t> ended_households_;
   std::set<std::int64_t> unsettled_;  ///< channels where something has changed that others may depend on
   party_budget budget_;
 };

@@ -10,8 +10,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <iterator>
 #include <string>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -54,6 +56,14 @@ request about(verb what, std::uint64_t number) {
   return made;
 }
 
+answer too_large() {
+  answer refused;
+  refused.status = mail_status::too_much;
+  refused.number = static_cast<std::int64_t>(mail_limit::size);
+  refused.facts = {largest_meta};
+  return refused;
+}
+
 }  // namespace
 
 bool exchange_client::connection::is_whole() const { return socket && inode != 0 && inode_of(socket.get()) == inode; }
@@ -69,7 +79,11 @@ exchange_client::exchange_client(const exchange_place& place, const greeting& he
     : owner_(platform::process_number()), place_(place), hello_(hello) {}
 
 std::unique_ptr<exchange_client::connection> exchange_client::connect() {
-  auto fresh = std::make_unique<connection>();
+  if (connections_.load() >= most_connections) {
+    throw ChannelError(fmt::format("{} threads of this process wait at channels and queues already, and no more can",
+                                   most_connections));
+  }
+  auto fresh = std::make_unique<connection>(connections_);
   fresh->socket = platform::call_fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fresh->socket)
     throw ChannelError(fmt::format("no socket to reach the program by: {}", std::system_category().message(errno)));
@@ -115,9 +129,7 @@ void exchange_client::give_back(std::unique_ptr<connection> used) {
 
 answer exchange_client::ask(request what, mail_deadline until) {
   if (outgoing_frame(0, what).is_too_large()) {
-    answer refused;
-    refused.status = mail_status::too_much;
-    return refused;
+    return too_large();
   }
   constexpr int attempts = 20;
   for (int attempt = 0;; ++attempt) {
@@ -176,84 +188,144 @@ void exchange_client::tell(request what) noexcept {
 // --- what is not waited for
 // -----------------------------------------------------------------------------------------------
 
+exchange_client::begun::~begun() {
+  if (on) discard(std::move(on));
+  if (more && !platform::doorbell::is_one(more.descriptor()))
+    static_cast<void>(new platform::doorbell(std::move(more)));
+}
+
+bool exchange_client::begun::is_whole() const {
+  return on->is_whole() && platform::doorbell::is_one(more.descriptor());
+}
+
+/// Without waiting.
+std::uint32_t exchange_client::begun::send(const request& what) {
+  const std::uint32_t number = ++on->last_operation;
+  outgoing.emplace_back(number, what);
+  if (outgoing.size() == 1) flush();
+  if (!outgoing.empty()) platform::doorbell::raise(more.descriptor());
+  return number;
+}
+
+void exchange_client::begun::flush() {
+  // Of a connection that is broken the listening thread is told when it reads.
+  while (!outgoing.empty() && outgoing.front().send(on->socket.get(), MSG_DONTWAIT) == outgoing_frame::progress::done) {
+    outgoing.pop_front();
+  }
+}
+
 class exchange_client::operation final : public mail_operation {
  public:
-  operation(exchange_client& client, std::uint32_t number) : client_(client), number_(number) {}
+  operation(exchange_client& client, std::shared_ptr<begun> on, std::uint32_t number)
+      : client_(client), on_(std::move(on)), number_(number) {}
   void cancel() noexcept override {
     const std::lock_guard lock(client_.begun_mutex_);
-    if (!client_.begun_.contains(number_)) return;
-    std::uint32_t cancelled = 0;
-    static_cast<void>(client_.begun_on_->send(about(verb::cancel, number_), cancelled));
+    if (on_->operations.contains(number_)) on_->send(about(verb::cancel, number_));
   }
 
  private:
   exchange_client& client_;
-  std::uint32_t number_;
+  const std::shared_ptr<begun> on_;
+  const std::uint32_t number_;
 };
 
 std::shared_ptr<mail_operation> exchange_client::begin(request what, std::function<void(answer)> done) {
   if (outgoing_frame(0, what).is_too_large()) {
-    answer refused;
-    refused.status = mail_status::too_much;
-    done(std::move(refused));
+    done(too_large());
     return nullptr;
   }
-  const std::lock_guard lock(begun_mutex_);
-  if (!begun_on_) {
-    begun_on_ = connect();
-    try {
-      const without_signals blocked;
-      // For as long as the process.
-      std::thread([this] { listen(); }).detach();
-    } catch (const std::system_error& e) {
-      begun_on_.reset();
-      throw ChannelError(fmt::format("no thread to listen to the program by: {}", e.what()));
-    }
-    own_threads.fetch_add(1);
+  std::shared_ptr<begun> lost;
+  {
+    // A function may have closed what it has not opened.
+    const std::lock_guard lock(begun_mutex_);
+    if (begun_ && !begun_->is_whole()) lost.swap(begun_);
   }
-  // The answer cannot overtake this: it is looked for under the same lock.
-  std::uint32_t number = 0;
-  if (!begun_on_->send(what, number)) throw_no_answer();
-  begun_.emplace(number, std::move(done));
-  return std::make_shared<operation>(*this, number);
+  if (lost) give_up(lost);
+  const std::lock_guard lock(begun_mutex_);
+  if (!begun_) begun_ = begin_to_listen();
+  // The answer cannot overtake this: it is looked for under the same mutex.
+  const std::uint32_t number = begun_->send(what);
+  begun_->operations.emplace(number, std::move(done));
+  return std::make_shared<operation>(*this, begun_, number);
 }
 
-void exchange_client::listen() {
-  const int socket = begun_on_->socket.get();
-  incoming_frames& incoming = begun_on_->incoming;
+std::shared_ptr<exchange_client::begun> exchange_client::begin_to_listen() {
+  auto fresh = std::make_shared<begun>();
+  fresh->on = connect();
+  if (!fresh->more) {
+    throw ChannelError(
+        fmt::format("no descriptor to listen to the program by: {}", std::system_category().message(errno)));
+  }
+  try {
+    const without_signals blocked;
+    // For as long as the process.
+    std::thread([this, fresh] { listen(fresh); }).detach();
+  } catch (const std::system_error& e) {
+    throw ChannelError(fmt::format("no thread to listen to the program by: {}", e.what()));
+  }
+  own_threads.fetch_add(1);
+  return fresh;
+}
+
+void exchange_client::listen(const std::shared_ptr<begun>& on) {
+  while (await_news(*on, begun_mutex_)) {
+    const auto read = on->on->incoming.read(on->on->socket.get(), MSG_DONTWAIT);
+    if (read == incoming_frames::progress::nothing) continue;
+    take_answers(*on);
+    if (read != incoming_frames::progress::some) break;
+  }
+  // The program is gone, or does not want to hear us any more.
+  own_threads.fetch_sub(1);
+  give_up(on);
+}
+
+/// Sends what there is to be sent, until there is something to read. False: the descriptors are others' now.
+bool exchange_client::await_news(begun& on, std::mutex& mutex) {
   for (;;) {
-    const bool more = incoming.read(socket, 0) == incoming_frames::progress::some;
-    while (auto frame = incoming.next()) {
-      auto came = read_answer(std::move(*frame));
-      if (!came) break;
-      std::function<void(answer)> done;
-      {
-        const std::lock_guard lock(begun_mutex_);
-        const auto number = static_cast<std::uint32_t>(came->operation);
-        const auto found = begun_.find(number);
-        if (found == begun_.end()) continue;
-        done = std::move(found->second);
-        begun_.erase(found);
-        std::uint32_t acknowledged = 0;
-        if (came->is_in_hand) static_cast<void>(begun_on_->send(about(verb::acknowledge, number), acknowledged));
-      }
-      done(std::move(*came));
+    bool sends = false;
+    {
+      const std::lock_guard lock(mutex);
+      on.flush();
+      sends = !on.outgoing.empty();
     }
-    if (more) continue;
-    // The program is gone, or does not want to hear us any more.
-    std::unordered_map<std::uint32_t, std::function<void(answer)>> left;
+    pollfd watched[] = {{on.on->socket.get(), static_cast<short>(sends ? POLLIN | POLLOUT : POLLIN), 0},
+                        {on.more.descriptor(), POLLIN, 0}};
+    if (::poll(watched, std::size(watched), -1) < 0) continue;
+    if (!on.is_whole()) return false;
+    if ((watched[1].revents & POLLIN) != 0) on.more.clear();
+    if ((watched[0].revents & ~POLLOUT) != 0) return true;
+  }
+}
+
+void exchange_client::take_answers(begun& from) {
+  while (auto frame = from.on->incoming.next()) {
+    auto came = read_answer(std::move(*frame));
+    if (!came) continue;
+    std::function<void(answer)> done;
     {
       const std::lock_guard lock(begun_mutex_);
-      left.swap(begun_);
-      static_cast<void>(begun_on_.release());
+      const auto number = static_cast<std::uint32_t>(came->operation);
+      const auto found = from.operations.find(number);
+      if (found == from.operations.end()) continue;
+      done = std::move(found->second);
+      from.operations.erase(found);
+      if (came->is_in_hand) from.send(about(verb::acknowledge, number));
     }
-    own_threads.fetch_sub(1);
-    for (auto& [number, done] : left) {
-      answer lost;
-      lost.status = mail_status::wrong;
-      done(std::move(lost));
-    }
-    return;
+    done(std::move(*came));
+  }
+}
+
+void exchange_client::give_up(const std::shared_ptr<begun>& lost) {
+  std::unordered_map<std::uint32_t, std::function<void(answer)>> left;
+  {
+    const std::lock_guard lock(begun_mutex_);
+    left.swap(lost->operations);
+    if (begun_ == lost) begun_.reset();
+  }
+  for (auto& [number, done] : left) {
+    answer nothing;
+    nothing.status = mail_status::wrong;
+    done(std::move(nothing));
   }
 }
 

@@ -45,6 +45,8 @@ struct mail_header {
 inline constexpr std::uint32_t largest_meta = 1 << 16;
 /// As many as the system passes at once.
 inline constexpr std::uint32_t most_files = 250;
+/// Of one process: so many of its threads may wait at the same time.
+inline constexpr std::size_t most_connections = 512;
 
 /// Where the exchange listens: a name that leaves nothing behind in any file system, and what is to be said there.
 struct exchange_place {

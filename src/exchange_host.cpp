@@ -18,6 +18,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <system_error>
+#include <utility>
 
 #include "fork_safe_mutex.hpp"
 #include "supervised_call.hpp"
@@ -34,7 +35,7 @@ operation_id operation_of(std::uint32_t serial, std::uint64_t number) { return (
 // What an event is about stands in its low bits.
 enum : std::uint64_t { is_listener, is_bell, is_connection, is_process, kind_mask = 3 };
 
-constexpr std::size_t most_strangers = 128, most_connections = 512, most_watches = 64;
+constexpr std::size_t most_strangers = 128;
 /// Answers that a child has not fetched; until then it is not listened to.
 constexpr std::size_t most_unfetched = 64;
 
@@ -71,7 +72,10 @@ void flag_to_poll::set(bool raised) {
 // --- the program's own threads
 // -------------------------------------------------------------------------------------------
 
-exchange_host::exchange_host() { self_ = core_.join({}); }
+exchange_host::exchange_host(std::int64_t last_channel) {
+  self_ = core_.join({});
+  core_.begin_after(last_channel);
+}
 
 void exchange_host::tell(calls& told) {
   for (auto& [done, made] : told) done(std::move(made));
@@ -175,38 +179,32 @@ void exchange_host::look_at(std::int64_t pid, calls& told) {
 std::shared_ptr<flag_to_poll> exchange_host::watch(std::int64_t channel) {
   auto flag = std::make_shared<flag_to_poll>();
   if (!*flag) return nullptr;
-  calls told;
   {
     const std::lock_guard lock(mutex_);
     if (!core_.exists(channel)) return nullptr;
-    add_watch(channel, flag, told);
+    add_watch(self_, channel, flag);
   }
-  tell(told);
   return flag;
 }
 
-void exchange_host::add_watch(std::int64_t channel, const std::shared_ptr<flag_to_poll>& flag, calls& told) {
+void exchange_host::add_watch(party_id who, std::int64_t channel, const std::shared_ptr<flag_to_poll>& flag) {
   std::erase_if(watches_, [](const auto& one) { return one.second.expired(); });
-  effects out;
-  core_.watch(channel, out);
-  // The others know already.
-  const bool is_ready = !out.ready.empty() && out.ready.back().ready;
-  out.ready.clear();
-  if (is_ready) flag->set(true);
-  watches_.emplace(channel, flag);
-  dispatch(out, told);
+  // Others of the same process's know already.
+  if (core_.watch(who, channel)) flag->set(true);
+  watches_.emplace(std::pair(channel, who), flag);
 }
 
 void exchange_host::dispatch(effects& out, calls& told) {
   while (!out.answers.empty() || !out.ready.empty()) {
     effects more;
-    for (answer& made : out.answers) deliver(std::move(made), more, told);
+    // First: whoever has an answer finds its descriptors as they are after it.
     for (const readiness& now : out.ready) {
-      const auto [first, last] = watches_.equal_range(now.channel);
+      const auto [first, last] = watches_.equal_range({now.channel, now.party});
       for (auto at = first; at != last; ++at) {
         if (const auto flag = at->second.lock()) flag->set(now.ready);
       }
     }
+    for (answer& made : out.answers) deliver(std::move(made), more, told);
     out = std::move(more);
   }
 }
@@ -443,7 +441,11 @@ bool exchange_host::take_frame(connection& from, incoming_frames::frame&& frame,
     answer_watch(from, operation, *what, told);
     return true;
   }
-  if (what->what == verb::process_ended) look_at(static_cast<std::int64_t>(what->number), told);
+  // Not while others are heard for the last time, nor about itself, as a copy may say that has its socket: connections
+  // would go that somebody is reading from.
+  if (what->what == verb::process_ended && !hears_the_dead_ && what->number != static_cast<std::uint64_t>(from.pid)) {
+    look_at(static_cast<std::int64_t>(what->number), told);
+  }
   if (what->what == verb::cancel || what->what == verb::acknowledge) {
     if (what->number > 0xffff'ffff) return false;
     what->number = operation_of(from.serial, what->number);
@@ -465,10 +467,10 @@ bool exchange_host::greet(connection& from, const greeting& hello, calls& told) 
   if (found == party_of_pid_.end()) {
     remote fresh;
     fresh.household = hello.household;
+    fresh.is_head = hello.is_head && hello.household != 0;
     fresh.pid = from.pid;
     fresh.process = platform::call_fd(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(from.pid), 0)));
-    const party_id party =
-        core_.join({hello.isolate, hello.household, hello.is_head && hello.household != 0, true, from.pid});
+    const party_id party = core_.join({hello.isolate, hello.household, fresh.is_head, true, from.pid});
     if (fresh.process) {
       epoll_event event{};
       event.events = EPOLLIN;
@@ -488,28 +490,29 @@ bool exchange_host::greet(connection& from, const greeting& hello, calls& told) 
 
 void exchange_host::answer_watch(connection& from, operation_id operation, const request& what, calls& told) {
   auto& watches = remotes_.at(from.party).watches;
+  const std::size_t most = core_.budget().handles;
   answer made;
   made.to = from.party;
   made.operation = operation;
-  if (watches.size() >= most_watches)
-    std::erase_if(watches, [this](const auto& one) { return !core_.exists(one.first); });
+  if (watches.size() >= most) {
+    std::erase_if(watches, [&](const auto& one) { return !core_.has_an_end(from.party, one.first); });
+  }
+  const bool is_known = watches.contains(what.channel);
   if (!core_.exists(what.channel)) {
     made.status = mail_status::not_found;
-  } else if (watches.size() >= most_watches && !watches.contains(what.channel)) {
+  } else if (!is_known && watches.size() >= most) {
     made.status = mail_status::too_much;
+    made.number = static_cast<std::int64_t>(mail_limit::handles);
+    made.facts = {most};
   } else {
-    auto& flag = watches[what.channel];
-    if (!flag) {
-      flag = std::make_shared<flag_to_poll>();
-      if (*flag) add_watch(what.channel, flag, told);
-    }
+    auto flag = is_known ? watches.at(what.channel) : std::make_shared<flag_to_poll>();
     if (*flag) {
+      if (watches.emplace(what.channel, flag).second) add_watch(from.party, what.channel, flag);
       made.status = mail_status::item;
       made.content = std::make_shared<parcel>();
       made.content->attached.push_back({attachment::kind::file, {}, 0, 0, flag->watched()});
     } else {
-      watches.erase(what.channel);
-      made.status = mail_status::too_much;
+      made.status = mail_status::empty;  // the program has no descriptor left
     }
   }
   effects out;
@@ -526,14 +529,16 @@ void exchange_host::hang_up(std::uint32_t serial, calls& told) {
     --strangers_;
     return;
   }
-  effects out;
-  core_.abandon(gone.party, operation_of(serial, 0), operation_of(serial, 0xffff'ffff), out);
-  dispatch(out, told);
   const auto found = remotes_.find(gone.party);
   if (found == remotes_.end()) return;
-  --found->second.connections;
+  const remote& whose = found->second;
   // Where its end cannot be seen, this is it.
-  if (found->second.connections == 0 && !found->second.process) leave(gone.party, told);
+  if (--found->second.connections == 0 && !whose.process) return leave(gone.party, told);
+  // A process's descriptors are closed a moment before its end is seen, which decides over what an isolate has sent.
+  const bool may_have_ended = whose.is_head && whose.process;
+  effects out;
+  core_.abandon(gone.party, operation_of(serial, 0), operation_of(serial, 0xffff'ffff), out, may_have_ended);
+  dispatch(out, told);
 }
 
 /// What it has said before is heard first.
@@ -543,6 +548,7 @@ void exchange_host::process_ended(party_id who, calls& told) {
   for (const auto& [serial, one] : connections_) {
     if (one.party == who) serials.push_back(serial);
   }
+  const bool was_hearing = std::exchange(hears_the_dead_, true);
   for (const std::uint32_t serial : serials) {
     // A copy of it may have its socket, and go on.
     for (int i = 0; i < 1000; ++i) {
@@ -552,9 +558,10 @@ void exchange_host::process_ended(party_id who, calls& told) {
       take_frames(found->second, told);
       if (read != incoming_frames::progress::some) break;
     }
-    hang_up(serial, told);
   }
+  hears_the_dead_ = was_hearing;
   leave(who, told);
+  for (const std::uint32_t serial : serials) hang_up(serial, told);
 }
 
 void exchange_host::leave(party_id who, calls& told) {

@@ -41,7 +41,8 @@ class flag_to_poll {
 
 class exchange_host {
  public:
-  exchange_host();
+  /// Its channels are counted on from `last_channel`.
+  explicit exchange_host(std::int64_t last_channel = -1);
   exchange_host(const exchange_host&) = delete;
   exchange_host& operator=(const exchange_host&) = delete;
 
@@ -57,6 +58,8 @@ class exchange_host {
   void post(request what);
   /// A process has ended, as somebody says who has reaped it: what follows from that is done when this comes back.
   void look_at(std::int64_t pid);
+  /// By a copy of the process that it was made in, which nobody else has: whatever a thread was about when it was made.
+  [[nodiscard]] std::int64_t last_channel() const { return core_.last_channel(); }
   /// The thread ends, at the program's exit.
   void stop_serving();
 
@@ -84,6 +87,7 @@ class exchange_host {
   struct remote {
     std::int64_t pid = 0;
     std::uint64_t household = 0;
+    bool is_head = false;
     platform::call_fd process;
     std::size_t connections = 0;
     std::map<std::int64_t, std::shared_ptr<flag_to_poll>> watches;
@@ -106,7 +110,7 @@ class exchange_host {
   bool take_frame(connection& from, incoming_frames::frame&& frame, calls& told);
   bool greet(connection& from, const greeting& hello, calls& told);
   void answer_watch(connection& from, operation_id operation, const request& what, calls& told);
-  void add_watch(std::int64_t channel, const std::shared_ptr<flag_to_poll>& flag, calls& told);
+  void add_watch(party_id who, std::int64_t channel, const std::shared_ptr<flag_to_poll>& flag);
   void hang_up(std::uint32_t serial, calls& told);
   void process_ended(party_id who, calls& told);
   void leave(party_id who, calls& told);
@@ -119,11 +123,12 @@ class exchange_host {
   party_id self_ = 0;
   operation_id next_ = 0;
   std::unordered_map<operation_id, local> local_;
-  std::multimap<std::int64_t, std::weak_ptr<flag_to_poll>> watches_;
+  std::multimap<std::pair<std::int64_t, party_id>, std::weak_ptr<flag_to_poll>> watches_;
 
   std::optional<exchange_place> place_;
   std::thread thread_;
   bool stopping_ = false;
+  bool hears_the_dead_ = false;
   platform::call_fd set_;
   platform::call_fd listener_;
   platform::call_fd spare_;  ///< given up for a moment when there are no others left

@@ -52,6 +52,11 @@ void ask_for(const std::shared_ptr<isolate_core>& core, const std::shared_ptr<co
       in(why);
       throw LoadError(why);
     }
+    if (answered.kind == frame_kind::unsendable) {
+      std::string why;
+      in(why);
+      throw NotShareableError(fmt::format("{}: {}", core->text(), why));
+    }
     if (answered.kind == frame_kind::out_of_memory) throw std::bad_alloc();
     if (answered.kind == frame_kind::exception) std::rethrow_exception(read_exception(in).error);
     if (answered.kind != frame_kind::value) throw wire_error("no value");
@@ -206,7 +211,7 @@ void isolate::set_packed(std::vector<std::pair<std::string, detail::named_value>
   detail::frame_sink sink;
   detail::output_archive out(sink, sink.first());
   out(static_cast<std::uint32_t>(values.size()));
-  for (const auto& [name, value] : values) out(name, value.type, value.bytes);
+  for (const auto& [name, value] : values) out(name, value);
   detail::ask_for(detail::core_of(*lease_, "set"), detail::patience(), sink.take(frame_kind::set, out));
 }
 
@@ -239,10 +244,7 @@ std::vector<std::string> isolate::names() const {
 }
 
 bool isolate::erase(const std::string& name) {
-  if (!lease_->core) {
-    const std::lock_guard lock(detail::library_mutex);
-    return detail::here().names.erase(name) > 0;
-  }
+  if (!lease_->core) return detail::erase_name(name);
   bool erased = false;
   detail::ask_for(detail::core_of(*lease_, "erase"), detail::patience(), make_frame(frame_kind::erase, name), erased);
   return erased;
@@ -252,8 +254,7 @@ void isolate::reset_main() {
   if (lease_->core) {
     detail::ask_for(detail::core_of(*lease_, "reset_main"), detail::patience(), make_frame(frame_kind::reset_names));
   } else {
-    const std::lock_guard lock(detail::library_mutex);
-    detail::here().names.clear();
+    detail::erase_names();
   }
 }
 

@@ -153,6 +153,11 @@ std::vector<std::byte> answer_redirect(const descriptors& passed) {
   return make_frame(frame_kind::value);
 }
 
+/// Throws `wire_error` where it cannot be kept.
+void keep_custody(named_value& of) {
+  if (of.key != deposit_key{}) of.custody = keep_deposited(of.key);
+}
+
 /// All or none.
 std::vector<std::byte> answer_set(input_archive& in) {
   std::map<std::string, named_value> values;
@@ -161,7 +166,8 @@ std::vector<std::byte> answer_set(input_archive& in) {
   for (std::uint32_t i = 0; i < count; ++i) {
     std::string name;
     named_value value;
-    in(name, value.type, value.bytes);
+    in(name, value);
+    keep_custody(value);
     values.insert_or_assign(std::move(name), std::move(value));
   }
   auto done = make_frame(frame_kind::value);
@@ -192,16 +198,12 @@ std::vector<std::byte> answer(frame_kind kind, input_archive& in, int conversati
       for (const auto& entry : names) all.push_back(entry.first);
       return make_frame(frame_kind::value, all);
     }
-    case frame_kind::erase: {
+    case frame_kind::erase:
       in(name);
-      const std::lock_guard lock(library_mutex);
-      return make_frame(frame_kind::value, names.erase(name) > 0);
-    }
-    case frame_kind::reset_names: {
-      const std::lock_guard lock(library_mutex);
-      names.clear();
+      return make_frame(frame_kind::value, erase_name(name));
+    case frame_kind::reset_names:
+      erase_names();
       return make_frame(frame_kind::value);
-    }
     case frame_kind::load: {
       std::string symbol;
       in(name, symbol);
@@ -252,6 +254,19 @@ constexpr call_entry isolate_entry{call_entry::own_stamp, type_hash<isolate_task
 
 }  // namespace
 
+bool erase_name(const std::string& name) {
+  std::map<std::string, named_value>::node_type gone;  // goes without the mutex: what it holds is given back
+  const std::lock_guard lock(library_mutex);
+  gone = here().names.extract(name);
+  return !gone.empty();
+}
+
+void erase_names() {
+  std::map<std::string, named_value> gone;
+  const std::lock_guard lock(library_mutex);
+  gone.swap(here().names);
+}
+
 void give_back_output_here() noexcept {
   if (!std::exchange(is_redirected, false)) return;
   try {
@@ -276,6 +291,14 @@ void isolate_task::run(output_archive& /*reply*/) {
   here().id = id_;
   here().name = name_;
   enter_household(id_);
+  // A copy of an isolate keeps what its original keeps.
+  for (auto& [name, value] : here().names) {
+    try {
+      keep_custody(value);
+    } catch (const wire_error&) {
+      // It has gone with the original. Whoever asks for it is told.
+    }
+  }
   serve(own_conversation());
   begin_reply();
 }
@@ -284,11 +307,16 @@ named_value pack_named(const std::string& type, const std::function<void(output_
   frame_sink sink;
   output_archive out(sink, sink.first());
   packing_scope packing(deposit_mode::kept);
-  write(out);
-  packing.finish();
+  std::shared_ptr<deposited> attached;
+  try {
+    write(out);
+    attached = packing.finish();
+  } catch (const wire_error& e) {
+    throw NotShareableError(e.what());
+  }
   std::vector<std::byte> whole = sink.take(frame_kind::value, out);
   whole.erase(whole.begin(), whole.begin() + sizeof(frame_header));
-  return {type, std::move(whole)};
+  return {type, std::move(whole), attached ? attached->key() : deposit_key{}, attached};
 }
 
 }  // namespace pynisher::detail

@@ -24,6 +24,10 @@ struct served {
 /// This process, if it is an isolate; the program's own names, if it is not.
 served& here();
 
+/// Of this process. False: there was none.
+bool erase_name(const std::string& name);
+void erase_names();
+
 /// What an isolate's process is started with: comes back when it is to end.
 class isolate_task final : public child_task {
  public:

@@ -27,22 +27,22 @@ request about(const end_state& end, verb what) {
   return made;
 }
 
-[[noreturn]] void throw_for_queue(mail_status status, std::int64_t id) {
-  switch (status) {
+[[noreturn]] void throw_for_queue(const answer& came, std::int64_t id) {
+  switch (came.status) {
     case mail_status::full:
       throw QueueFull(fmt::format("queue {} is full", id));
     case mail_status::not_found:
     case mail_status::closed:
       throw QueueNotFoundError(fmt::format("there is no queue {}", id));
     case mail_status::too_much:
-      throw QueueError(fmt::format("queue {}: that is more than one process may have there", id));
+      throw QueueError(fmt::format("queue {}: {}", id, text_of_limit(came)));
     default:
       throw QueueError(fmt::format("queue {}: the program has not answered as it should", id));
   }
 }
 
-[[noreturn]] void throw_for_channel(mail_status status, std::int64_t id) {
-  switch (status) {
+[[noreturn]] void throw_for_channel(const answer& came, std::int64_t id) {
+  switch (came.status) {
     case mail_status::not_found:
       throw ChannelNotFoundError(fmt::format("there is no channel {}", id));
     case mail_status::not_empty:
@@ -57,21 +57,21 @@ request about(const end_state& end, verb what) {
     case mail_status::poisoned:
       throw ChannelPoisonedError(fmt::format("channel {} is poisoned", id));
     case mail_status::too_much:
-      throw ChannelError(fmt::format("channel {}: that is more than one process may have there", id));
+      throw ChannelError(fmt::format("channel {}: {}", id, text_of_limit(came)));
     default:
       throw ChannelError(fmt::format("channel {}: the program has not answered as it should", id));
   }
 }
 
-[[noreturn]] void throw_for(mail_status status, const end_state& end) {
-  if (status == mail_status::owner_gone) throw_owner_destroyed(end.id, end.kind == end_kind::queue);
-  if (end.kind == end_kind::queue) throw_for_queue(status, end.id);
-  throw_for_channel(status, end.id);
+[[noreturn]] void throw_for(const answer& came, const end_state& end) {
+  if (came.status == mail_status::owner_gone) throw_owner_destroyed(end.id, end.kind == end_kind::queue);
+  if (end.kind == end_kind::queue) throw_for_queue(came, end.id);
+  throw_for_channel(came, end.id);
 }
 
 answer ask_done(const end_state& end, request what) {
   answer came = ask_exchange(std::move(what));
-  if (came.status != mail_status::done) throw_for(came.status, end);
+  if (came.status != mail_status::done) throw_for(came, end);
   return came;
 }
 
@@ -85,7 +85,7 @@ arrival to_arrival(answer came, const end_state& end) {
     case mail_status::withdrawn:
       return {};
     default:
-      throw_for(came.status, end);
+      throw_for(came, end);
   }
 }
 
@@ -116,8 +116,8 @@ std::int64_t make(std::uint64_t capacity, unbound policy, std::uint64_t type, bo
   wanted.key[0] = type;
   const answer made = ask_exchange(std::move(wanted));
   if (made.status == mail_status::done) return made.number;
-  if (is_queue) throw QueueError("this process has made more queues and channels than one may");
-  throw ChannelError("this process has made more channels and queues than one may");
+  if (is_queue) throw QueueError("no queue could be made: " + text_of_limit(made));
+  throw ChannelError("no channel could be made: " + text_of_limit(made));
 }
 
 }  // namespace
@@ -133,30 +133,35 @@ void drop_holds(std::int64_t channel, end_kind kind, std::int64_t count) noexcep
   tell_exchange(std::move(gone));
 }
 
+end_state::share::share(std::int64_t count) : process(platform::process_number()), holds(count) {}
+
 end_state::end_state(std::int64_t channel, end_kind which, std::int64_t holds)
-    : id(channel), kind(which), owner_(platform::process_number()), holds_(holds) {}
+    : id(channel), kind(which), exchange_(own_exchange()), share_(new share(holds)) {}
 
 end_state::~end_state() {
-  if (owner_.load() == platform::process_number()) {
-    drop_holds(id, kind, holds_.load());
-  } else {
-    // What the original watches is not this process's to close.
-    static_cast<void>(new channel_watch(std::move(watch_)));
-  }
+  share* const own = share_.load();
+  if (own->process != platform::process_number()) return;
+  drop_holds(id, kind, own->holds.load());
+  delete own;
 }
 
-void end_state::use() {
-  const pid_t here = platform::process_number();
-  if (owner_.load(std::memory_order_relaxed) == here) return;
-  static_cast<void>(new channel_watch(std::exchange(watch_, {})));
-  holds_.store(0);
-  owner_.store(here);
+end_state::share& end_state::here() {
+  share* known = share_.load();
+  if (known->process == platform::process_number()) return *known;
+  refuse_strange_exchange(exchange_);
+  auto fresh = std::make_unique<share>(0);
+  if (share_.compare_exchange_strong(known, fresh.get())) return *fresh.release();
+  return *known;
 }
 
-int end_state::watched() {
-  const std::lock_guard lock(mutex_);
-  if (watch_.descriptor < 0) watch_ = watch_at_exchange(id);
-  return watch_.descriptor;
+void end_state::take_over() { here().holds.fetch_add(1); }
+
+int end_state::watched(answer& why) {
+  share& own = here();
+  const std::lock_guard lock(own.mutex);
+  if (own.watch.descriptor < 0) own.watch = watch_at_exchange(id);
+  why = own.watch.why;
+  return own.watch.descriptor;
 }
 
 std::int64_t mail_end::id() const noexcept { return state_ ? state_->id : -1; }
@@ -186,7 +191,7 @@ bool mail_end::send(mail content, mail_deadline until) const {
   end_state& end = state();
   const answer came = ask_exchange(sending(end, std::move(content), send_mode::wait), until);
   if (came.status == mail_status::withdrawn) return false;
-  if (came.status != mail_status::done) throw_for(came.status, end);
+  if (came.status != mail_status::done) throw_for(came, end);
   return true;
 }
 
@@ -212,7 +217,7 @@ std::shared_ptr<mail_operation> mail_end::begin_send(mail content, std::function
                              if (came.status == mail_status::done) return done(nullptr);
                              if (came.status == mail_status::withdrawn) return done(cancelled(*keep));
                              try {
-                               throw_for(came.status, *keep);
+                               throw_for(came, *keep);
                              } catch (...) {
                                done(std::current_exception());
                              }
@@ -265,10 +270,10 @@ std::vector<std::int64_t> mail_end::isolates() const {
 
 int mail_end::native_handle() const {
   end_state& end = state();
-  const int descriptor = end.watched();
+  answer why;
+  const int descriptor = end.watched(why);
   if (descriptor >= 0) return descriptor;
-  // There is no such channel, or else no descriptor.
-  ask_done(end, about(end, verb::look));
+  if (why.status == mail_status::not_found || why.status == mail_status::too_much) throw_for(why, end);
   if (end.kind == end_kind::queue) throw QueueError("no descriptor is left to wait by");
   throw ChannelError("no descriptor is left to wait by");
 }
@@ -276,7 +281,7 @@ int mail_end::native_handle() const {
 std::pair<std::uint64_t, std::uint64_t> mail_end::fill() const {
   end_state& end = state();
   const answer seen = ask_done(end, about(end, verb::look));
-  if (seen.facts.size() < 3) throw_for(mail_status::wrong, end);
+  if (seen.facts.size() < 3) throw QueueError("the program has not answered as it should");
   return {seen.facts[1], seen.facts[2]};
 }
 
@@ -286,7 +291,7 @@ std::optional<std::size_t> select_ready(const std::vector<const mail_end*>& ends
   for (const mail_end* end : ends) wanted.numbers.push_back(end->state().id);
   const answer came = ask_exchange(std::move(wanted), until);
   if (came.status == mail_status::withdrawn || came.status == mail_status::empty) return std::nullopt;
-  if (came.status != mail_status::done) throw_for(came.status, ends.front()->state());
+  if (came.status != mail_status::done) throw_for(came, ends.front()->state());
   return static_cast<std::size_t>(came.number);
 }
 
@@ -321,7 +326,7 @@ struct receipt_state {
     answer came = ask_exchange(std::move(wanted), until);
     const bool is_known = came.status == mail_status::done || came.status == mail_status::empty;
     if (came.status == mail_status::not_yours) throw ChannelError("this receipt is another process's");
-    if (!is_known && !(came.status == mail_status::withdrawn && until)) throw_for(came.status, *end);
+    if (!is_known && !(came.status == mail_status::withdrawn && until)) throw_for(came, *end);
     return came;
   }
 

@@ -59,11 +59,21 @@ void stop_host() {
 
 exchange_host& become_host() {
   const std::lock_guard lock(library_mutex);
-  if (exchange_host* const host = host_here()) return *host;
-  way.host.store(new exchange_host);
+  exchange_host* const before = host_here();
+  if (before != nullptr) return *before;
+  // What this process has inherited is never mistaken for its own.
+  const exchange_host* const inherited = way.host.load();
+  way.host.store(inherited != nullptr ? new exchange_host(inherited->last_channel()) : new exchange_host);
   way.host_process.store(platform::process_number());
   std::atexit(stop_host);
   return *way.host.load();
+}
+
+request look_at_channel(std::int64_t channel) {
+  request wanted;
+  wanted.what = verb::look;
+  wanted.channel = channel;
+  return wanted;
 }
 
 /// From whoever supervises this process. Empty: there is nobody, or no way.
@@ -108,10 +118,6 @@ exchange_client* client_or_host(exchange_host*& host) {
     bool is_child = false;
     place = ask_for_the_way(is_child);
     if (!place && is_child) throw ChannelError("this process cannot reach the program whose channels these are");
-    if (!place && way.host.load() != nullptr) {
-      throw ChannelError(
-          "this process is a copy of the program that the program does not know of: it has no way to its channels");
-    }
     if (!place) {
       host = &become_host();
       return nullptr;
@@ -134,6 +140,38 @@ exchange_client* client_or_host(exchange_host*& host) {
 }
 
 }  // namespace
+
+std::string text_of_limit(const answer& refused) {
+  const std::uint64_t most = refused.facts.empty() ? 0 : refused.facts.front();
+  const bool is_known = refused.status == mail_status::too_much;
+  switch (is_known ? static_cast<mail_limit>(refused.number) : mail_limit::none) {
+    case mail_limit::waiting:
+      return fmt::format("{} operations of this process wait already, and no more can", most);
+    case mail_limit::channels:
+      return fmt::format("this process has made {} channels and queues that still exist, and can make no more", most);
+    case mail_limit::receipts:
+      return fmt::format("this process has {} receipts, and can have no more", most);
+    case mail_limit::deposits:
+      return fmt::format(
+          "{} values with ends, queues, buffers or descriptors are on their way from this process or kept by it, and "
+          "no "
+          "more can be",
+          most);
+    case mail_limit::files:
+      return fmt::format(
+          "this process has sent {} buffers and descriptors that nobody has received, or keeps them, and can send and "
+          "keep no more",
+          most);
+    case mail_limit::bytes:
+      return fmt::format("this process has sent {} bytes that nobody has received, and can send no more", most);
+    case mail_limit::handles:
+      return fmt::format("this process has the native handles of {} channels and queues, and can have no more", most);
+    case mail_limit::size:
+      return fmt::format("what is to be said of it takes more than {} bytes", most);
+    default:
+      return "the program has not answered as it should";
+  }
+}
 
 deposit_key random_key() {
   deposit_key key{};
@@ -176,18 +214,41 @@ channel_watch watch_at_exchange(std::int64_t channel) {
   exchange_client* const client = client_or_host(host);
   if (client == nullptr) {
     auto flag = host->watch(channel);
-    if (!flag) return {};
+    if (!flag) {
+      channel_watch none;
+      none.why = host->ask(look_at_channel(channel), std::nullopt);
+      if (none.why.status == mail_status::done) none.why.status = mail_status::empty;
+      return none;
+    }
     const int descriptor = descriptor_of(*flag->watched());
-    return {std::move(flag), descriptor};
+    return {std::move(flag), descriptor, {}};
   }
   request wanted;
   wanted.what = verb::watch;
   wanted.channel = channel;
-  const answer came = client->ask(std::move(wanted), std::nullopt);
-  if (came.status != mail_status::item || !came.content || came.content->attached.empty()) return {};
-  const std::shared_ptr<held_file> file = came.content->attached.front().file;
-  if (!file) return {};
-  return {file, descriptor_of(*file)};
+  channel_watch watch;
+  watch.why = client->ask(std::move(wanted), std::nullopt);
+  const std::shared_ptr<parcel> came = std::exchange(watch.why.content, nullptr);
+  if (watch.why.status != mail_status::item || !came || came->attached.empty()) return watch;
+  const std::shared_ptr<held_file> file = came->attached.front().file;
+  if (!file) return watch;
+  watch.keeper = file;
+  watch.descriptor = descriptor_of(*file);
+  return watch;
+}
+
+exchange_name own_exchange() noexcept { return way.host_process.load(); }
+
+void refuse_strange_exchange(exchange_name of) {
+  if (of == own_exchange()) {
+    const exchange_client* const client = way.client.load();
+    const bool has_way = client != nullptr && client->owner() == platform::process_number();
+    if (has_way || host_here() != nullptr || known_place()) return;
+    bool is_child = false;
+    if (ask_for_the_way(is_child) || is_child || way.host.load() == nullptr) return;
+  }
+  throw ChannelError(
+      "this process is a copy of the program that the program does not know of: it has no way to its channels");
 }
 
 void set_own_region(reply_region& region, int doorbell) noexcept {
@@ -214,7 +275,7 @@ void show_the_way(reply_region& region) {
   } else if (place = known_place(); !place) {
     bool is_child = false;
     place = ask_for_the_way(is_child);
-    if (!place && !is_child && way.host.load() == nullptr) place = become_host().place();
+    if (!place && !is_child) place = become_host().place();
   }
   if (place) {
     const std::lock_guard lock(library_mutex);

@@ -9,6 +9,9 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
+
+#include <sys/types.h>
 
 #include <pynisher/detail/mail.hpp>
 
@@ -37,9 +40,18 @@ std::shared_ptr<mail_operation> begin_at_exchange(request what, std::function<vo
 /// Readable while the channel has something for a receiver; for as long as it is kept.
 struct channel_watch {
   std::shared_ptr<void> keeper;
-  int descriptor = -1;  ///< -1: there is no such channel, or no descriptor left
+  int descriptor = -1;  ///< -1: `why` says why there is none
+  answer why;           ///< not_found, too_much; empty: no descriptor is left
 };
 channel_watch watch_at_exchange(std::int64_t channel);
+/// Which exchange the channels are in that this process makes. A copy of the program that the program does not know of
+/// has one of its own.
+using exchange_name = pid_t;
+exchange_name own_exchange() noexcept;
+/// Throws `ChannelError` in a copy of the program that has no way to its channels, unless they are its own.
+void refuse_strange_exchange(exchange_name of);
+/// What a process has as much of as one may: of an answer `too_much`.
+std::string text_of_limit(const answer& refused);
 /// Something that cannot be guessed.
 deposit_key random_key();
 

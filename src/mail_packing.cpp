@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <optional>
 #include <string>
@@ -74,10 +75,33 @@ attachment take_attachment(input_archive& in) {
   return kind == static_cast<std::uint8_t>(place_kind::item) ? take_of_item(index) : take_of_deposit(key, index);
 }
 
+/// For a request that is done or not. Throws `wire_error`.
+void ask_done(request what) {
+  answer came;
+  try {
+    came = ask_exchange(std::move(what));
+  } catch (const ChannelError& e) {
+    throw wire_error(e.what());
+  }
+  if (came.status == mail_status::done) return;
+  if (came.status == mail_status::not_found) throw_wire_error("a channel or queue in a value is there no more");
+  throw wire_error(text_of_limit(came));
+}
+
 /// This process has got a hold that nothing here has a handle for.
 void let_go(const attachment& unused) noexcept {
   if (unused.what == attachment::kind::end) drop_holds(unused.channel, unused.end, 1);
 }
+
+/// For what is packed only to be looked at.
+class forgetful_sink final : public byte_sink {
+ public:
+  [[nodiscard]] window first() { return {bytes_.data(), bytes_.data() + bytes_.size()}; }
+  window next(std::byte* /*filled_to*/) override { return first(); }
+
+ private:
+  std::array<std::byte, 512> bytes_{};
+};
 
 class growing_sink final : public byte_sink {
  public:
@@ -98,6 +122,7 @@ class growing_sink final : public byte_sink {
 // --- packing --------------------------------------------------------------------------------------------------------
 
 deposited::~deposited() {
+  if (owner_ != platform::process_number()) return;
   request back;
   back.what = verb::revoke;
   back.key = key_;
@@ -127,7 +152,7 @@ std::uint32_t packing_scope::attach(const attachment& what, std::shared_ptr<void
     throw_wire_error("a value holds more than 200 ends of channels, queues, buffers and descriptors");
   }
   content_->attached.push_back(what);
-  if (keeper) keepers_.push_back(std::move(keeper));
+  keepers_.push_back(std::move(keeper));
   return static_cast<std::uint32_t>(content_->attached.size() - 1);
 }
 
@@ -145,16 +170,42 @@ std::shared_ptr<deposited> packing_scope::finish() {
   wanted.key = key_;
   wanted.content = std::exchange(content_, nullptr);
   if (mode_ == deposit_mode::result) note_deposited_reply();
-  mail_status status = mail_status::done;
+  ask_done(std::move(wanted));
+  return mode_ == deposit_mode::result ? nullptr : std::make_shared<deposited>(key_);
+}
+
+std::shared_ptr<deposited> keep_deposited(const deposit_key& key) {
+  request wanted;
+  wanted.what = verb::keep;
+  wanted.key = key;
+  ask_done(std::move(wanted));
+  return std::make_shared<deposited>(key);
+}
+
+void ends_for_fork::look_for(const child_task& task) {
+  forgetful_sink sink;
+  output_archive out(sink, sink.first());
+  packing_scope packing(deposit_mode::argument);
   try {
-    status = ask_exchange(std::move(wanted)).status;
-  } catch (const ChannelError& e) {
-    throw wire_error(e.what());
+    task.pack_ends(out);
+    auto ends = packing.keepers();
+    deposit_ = packing.finish();
+    if (deposit_) ends_ = std::move(ends);
+  } catch (const wire_error&) {
+    // By fork nothing has to be sent: the call is made all the same.
+  } catch (const ChannelError&) {
   }
-  if (status == mail_status::not_found) throw_wire_error("a channel or queue in a value is there no more");
-  if (status != mail_status::done)
-    throw_wire_error("what a value holds that is no bytes is more than one process may send");
-  return mode_ == deposit_mode::argument ? std::make_shared<deposited>(key_) : nullptr;
+}
+
+void ends_for_fork::take_over() const noexcept {
+  for (std::size_t i = 0; i < ends_.size(); ++i) {
+    try {
+      static_cast<void>(take_of_deposit(deposit_->key(), static_cast<std::uint32_t>(i)));
+      static_cast<end_state*>(ends_[i].get())->take_over();
+    } catch (const std::exception&) {
+      // Whoever uses it is told.
+    }
+  }
 }
 
 void begin_packing_reply() {
@@ -241,6 +292,7 @@ void mail_end::write(output_archive& out, const mail_end& end) {
   attachment one;
   one.channel = end.id();
   one.end = end.state_->kind;
+  end.state_->use();
   packing_scope& scope = packing_scope::current();
   scope.write_place(out, scope.attach(one, end.state_));
 }

@@ -8,7 +8,8 @@
 //     for (int item : r2) use(item);                                  // until it is closed
 //
 // The ends are values: copy them, send them over channels, pass them to isolates and to limited functions, return them.
-// A process is associated with an end while it has one; with `context = fork`, from its first use of a captured one on.
+// A process is associated with an end while it has one; with `context = fork`, from its first use on of one that was
+// captured, or is part of an argument of a type of your own.
 // A channel is closed when nobody is associated any more, or by `close()`. What waits is woken by what it waits for.
 
 #include <chrono>
@@ -118,7 +119,8 @@ class channel_end {
   void close(bool force = false) { end_.close(force); }
   /// Discards what there is; whoever uses the channel, or is waiting, gets `ChannelPoisonedError`.
   void poison() { end_.poison(); }
-  /// This end of it is closed: nothing more can be sent, or received.
+  /// It was closed, at this end or altogether, or nobody is associated any more with either. False while there is
+  /// somebody who could be joined at the other end, by whom ever: `recv` and `send` know that nobody is there now.
   [[nodiscard]] bool is_closed() const { return end_.is_closed(); }
   /// Ids of the isolates that are associated with this end; the program itself is 0.
   [[nodiscard]] std::vector<std::int64_t> isolates() const { return end_.isolates(); }
@@ -263,6 +265,13 @@ class sender : public detail::channel_end<sender<T>> {
   using detail::channel_end<sender<T>>::end_;
   explicit sender(detail::mail_end end) : detail::channel_end<sender<T>>(std::move(end)) {}
 };
+
+namespace detail {
+template <class T>
+struct may_hold_ends<receiver<T>> : std::true_type {};
+template <class T>
+struct may_hold_ends<sender<T>> : std::true_type {};
+}  // namespace detail
 
 /// A channel's two ends. The calling process is associated with both. Throws `ChannelError` where there are too many.
 template <class T>

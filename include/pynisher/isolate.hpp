@@ -12,6 +12,7 @@
 //
 // What is called, and with what, is sent: see "Start methods" for what can be.
 
+#include <array>
 #include <chrono>
 #include <concepts>
 #include <cstdint>
@@ -86,14 +87,17 @@ class isolate_core;
 struct isolate_lease;
 class capture_session;
 
-/// A value on its way to a name.
+/// A value on its way to a name, or kept under one.
 struct named_value {
   std::string type;
   std::vector<std::byte> bytes;
+  /// Of what it holds besides bytes; zeros: nothing. That stays for as long as a process that keeps the value.
+  std::array<std::uint64_t, 2> key{};
+  std::shared_ptr<void> custody{};
 
   template <class Archive>
   void serialize(Archive& archive) {
-    archive(type, bytes);
+    archive(type, bytes, key[0], key[1]);
   }
 };
 named_value pack_named(const std::string& type, const std::function<void(output_archive&)>& write);
@@ -280,7 +284,11 @@ class isolate {
     check_type(name, found, detail::demangled_name(typeid(T)));
     detail::input_archive in(found.bytes.data(), found.bytes.size());
     T value{};
-    in(value);
+    try {
+      in(value);
+    } catch (const detail::wire_error& e) {
+      throw NotShareableError("what is kept under the name \"" + name + "\" cannot be had: " + e.what());
+    }
     return value;
   }
   static void check_type(const std::string& name, const detail::named_value& found, const std::string& wanted);

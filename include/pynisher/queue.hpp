@@ -118,6 +118,11 @@ class queue {
   detail::mail_end end_{detail::end_kind::queue};
 };
 
+namespace detail {
+template <class T>
+struct may_hold_ends<queue<T>> : std::true_type {};
+}  // namespace detail
+
 template <class T>
 queue<T> create_queue(std::int64_t maxsize, unbound policy) {
   static_assert(

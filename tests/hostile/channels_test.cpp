@@ -179,6 +179,7 @@ enum class attack : int {
   deaf,
   numbers_out_of_order,
   closes_everything,
+  speaks_for_the_dead,
   random_requests,
 };
 
@@ -210,6 +211,7 @@ void attacker(sender<int> out, receiver<int> in, int which, unsigned seed) {
   socklen_t length = 0;
   const int fd = own_connection(exchange, length);
   if (fd < 0) ::_exit(8);
+  const auto original = static_cast<std::uint64_t>(::getpid());
   std::mt19937 random(seed);
   switch (static_cast<attack>(which)) {
     case attack::garbage: {
@@ -260,6 +262,17 @@ void attacker(sender<int> out, receiver<int> in, int which, unsigned seed) {
     case attack::closes_everything:
       ::close_range(3, ~0u, 0);
       break;
+    case attack::speaks_for_the_dead:
+      // A copy that has the socket says of its original that it has ended, again and again while that ends.
+      if (::fork() != 0) ::_exit(0);
+      for (std::uint32_t i = 1000; i < 20'000; ++i) {
+        request ended;
+        ended.what = verb::process_ended;
+        ended.number = original;
+        outgoing_frame frame(i, ended);
+        if (frame.send(fd, 0) != outgoing_frame::progress::done) break;
+      }
+      ::_exit(0);
     case attack::random_requests:
       for (std::uint32_t i = 1000; i < 6000; ++i) {
         request any;

@@ -200,6 +200,35 @@ FOR_EACH_START_METHOD(ChannelAsioThere);
 
 TEST_P(ChannelAsioThere, IsAwaitedInAChild) { EXPECT_EQ(pynisher::limit(rounds_on_a_loop, unlimited())(), 50); }
 
+/// Answers that nobody fetches and requests that nobody reads must not wait for each other.
+std::size_t many_large_ones(pynisher::receiver<std::string> in, pynisher::sender<std::string> out) {
+  constexpr int received = 150, sent = 50;
+  asio::io_context loop;
+  std::size_t bytes = 0;
+  for (int i = 0; i < received; ++i) {
+    async_recv(loop.get_executor(), in, [&](std::exception_ptr error, const std::string& item) {
+      if (!error) bytes += item.size();
+    });
+  }
+  for (int i = 0; i < sent; ++i) {
+    async_send(loop.get_executor(), out, std::string(std::size_t{1} << 20, 'x'), [&](std::exception_ptr error) {
+      if (!error) ++bytes;
+    });
+  }
+  loop.run();
+  return bytes;
+}
+
+TEST_P(ChannelAsioThere, ManyLargeOnesAtOnceInAnIsolate) {
+  constexpr std::size_t size = std::size_t{64} << 10;
+  auto [in, feed] = create_channel<std::string>(pynisher::unbounded);
+  auto [result, out] = create_channel<std::string>(pynisher::unbounded);
+  for (int i = 0; i < 150; ++i) feed.send(std::string(size, 'y'));
+  auto iso = pynisher::isolate::create({.limits = {.warnings = false}, .context = GetParam()});
+  EXPECT_EQ(iso.call(many_large_ones, in, out), 150 * size + 50);
+  for (int i = 0; i < 50; ++i) EXPECT_EQ(result.recv_nowait().size(), std::size_t{1} << 20);
+}
+
 int cancelled_there(pynisher::receiver<int> rx, pynisher::sender<int> told) {
   asio::io_context loop;
   asio::cancellation_signal signal;

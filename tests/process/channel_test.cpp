@@ -1,16 +1,24 @@
 // Channels: within the program, and with isolates and limited calls by every start method.
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <functional>
+#include <future>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <numeric>
 #include <set>
 #include <string>
 #include <thread>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -28,6 +36,7 @@ using pynisher::limit;
 using pynisher::receiver;
 using pynisher::sender;
 using testing::ElementsAre;
+using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::UnorderedElementsAre;
 
@@ -279,6 +288,32 @@ TEST(Channel, SelectGivesTheIndexOfAReadyOne) {
   later.join();
 }
 
+struct holding_item {
+  receiver<holding_item> end;
+  pynisher::shared_fd file;
+  template <class Archive>
+  void serialize(Archive& archive) {
+    archive(end, file);
+  }
+};
+
+TEST(Channel, IsNotKeptByItsOwnItems) {
+  const auto before = pynisher::list_all_channels().size();
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  {
+    auto [rx, tx] = create_channel<holding_item>({.buffer = 2});
+    auto [r2, t2] = create_channel<holding_item>({.buffer = 2});
+    tx.send({r2, pynisher::shared_fd(ends[1])});
+    t2.send({rx, {}});
+    ::close(ends[1]);
+  }
+  EXPECT_EQ(pynisher::list_all_channels().size(), before);
+  char byte;
+  EXPECT_EQ(::read(ends[0], &byte, 1), 0);
+  ::close(ends[0]);
+}
+
 bool is_readable(int descriptor) {
   pollfd watched{descriptor, POLLIN, 0};
   return ::poll(&watched, 1, 0) == 1;
@@ -298,6 +333,53 @@ TEST(Channel, ItsDescriptorIsReadableWhileThereIsSomething) {
   EXPECT_FALSE(is_readable(ready));
   tx.close();
   EXPECT_TRUE(is_readable(ready));
+}
+
+TEST(Channel, ItsDescriptorTellsOfOnesOwnRelease) {
+  auto [rx, tx] = create_channel<int>({.buffer = 2});
+  const int ready = rx.native_handle();
+  EXPECT_FALSE(is_readable(ready));
+  rx.release();
+  EXPECT_TRUE(is_readable(ready)) << "recv would throw at once";
+  EXPECT_THROW(rx.recv(), pynisher::ChannelReleasedError);
+}
+
+TEST(Channel, ACopyOfTheProgramHasChannelsOfItsOwn) {
+  auto [rx, tx] = create_channel<int>({.buffer = 4});
+  tx.send(1);
+  const pid_t copy = ::fork();
+  ASSERT_NE(copy, -1);
+  if (copy == 0) {
+    int seen = 0;
+    try {
+      try {
+        rx.recv();
+      } catch (const pynisher::ChannelError&) {
+        seen |= 1;
+      }
+      auto [own_rx, own_tx] = create_channel<int>({.buffer = 4});
+      own_tx.send(2);
+      if (own_rx.recv() == 2 && own_rx.id() > rx.id()) seen |= 2;
+      const auto by_fork = limit([](sender<int> t) { t.send(3); }, {.context = pynisher::start_method::fork});
+      by_fork(own_tx);
+      if (own_rx.recv() == 3) seen |= 4;
+      try {
+        tx.send(4);
+      } catch (const pynisher::ChannelError&) {
+        seen |= 8;
+      }
+      auto iso = isolate::create({.limits = {.warnings = false}});
+      iso.call([](sender<int> t) { t.send(5); }, own_tx);
+      if (own_rx.recv() == 5) seen |= 16;
+    } catch (...) {
+    }
+    ::_exit(seen);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(copy, &status, 0), copy);
+  EXPECT_EQ(WEXITSTATUS(status), 31) << status;
+  EXPECT_EQ(rx.recv(), 1);
+  EXPECT_EQ(rx.try_recv(), std::nullopt);
 }
 
 TEST(Channel, IsListedWhileItIsOpen) {
@@ -516,6 +598,83 @@ TEST_P(ChannelBetweenProcesses, ItemsOfAnIsolateThatEndsFollowThePolicy) {
   }
 }
 
+TEST_P(ChannelBetweenProcesses, ItemsThatAnIsolateWaitsForFollowThePolicy) {
+  for (const auto policy : {pynisher::unbound::sentinel, pynisher::unbound::error, pynisher::unbound::remove}) {
+    auto iso = made();
+    auto [rx, tx] = create_channel<int>({.unbound = policy});
+    auto pending = iso.start(send_seven, tx);
+    ASSERT_EQ(pynisher::select(1h, rx), 0u);
+    iso.kill();
+    switch (policy) {
+      case pynisher::unbound::sentinel:
+        EXPECT_EQ(rx.take(), std::nullopt);
+        break;
+      case pynisher::unbound::error:
+        EXPECT_THROW(static_cast<void>(rx.take()), pynisher::ItemOwnerDestroyed);
+        break;
+      case pynisher::unbound::remove:
+        break;
+    }
+    EXPECT_EQ(rx.try_recv(), std::nullopt);
+    EXPECT_THROW(pending.get(), pynisher::IsolateDiedError);
+  }
+}
+
+/// A call that the caller drops its own ends after: they are the call's from the start.
+TEST_P(ChannelBetweenProcesses, EndsAmongArgumentsAreTheCallsFromTheStart) {
+  int gate[2];
+  ASSERT_EQ(::pipe2(gate, O_CLOEXEC), 0);
+  const auto wait_and_send = [](const std::vector<sender<int>>& to, pynisher::shared_fd until) {
+    char byte;
+    while (::read(until.get(), &byte, 1) < 0) {
+    }
+    for (sender<int> one : to) one.send(7);
+  };
+  const auto by_limit = limit(wait_and_send, unlimited());
+  auto iso = made();
+  for (const bool in_isolate : {false, true}) {
+    auto [rx, tx] = create_channel<int>({.buffer = 4});
+    auto [other, to_other] = create_channel<int>({.buffer = 4});
+    const pynisher::shared_fd until(gate[0]);
+    std::vector<sender<int>> ends{tx, to_other, tx};
+    tx = to_other = {};
+    auto pending = in_isolate ? iso.start(wait_and_send, std::exchange(ends, {}), until)
+                              : by_limit.start(std::exchange(ends, {}), until);
+    EXPECT_EQ(rx.try_recv(), std::nullopt);
+    EXPECT_EQ(other.try_recv(), std::nullopt);
+    ASSERT_EQ(::write(gate[1], "x", 1), 1);
+    EXPECT_EQ(rx.recv(), 7);
+    EXPECT_EQ(other.recv(), 7);
+    EXPECT_EQ(rx.recv(), 7);
+    pending.get();
+    EXPECT_THROW(rx.recv(), pynisher::ChannelClosedError);
+  }
+  ::close(gate[0]);
+  ::close(gate[1]);
+}
+
+TEST_P(ChannelBetweenProcesses, AStartedCallReleasesItsOwnEnd) {
+  int gate[2];
+  ASSERT_EQ(::pipe2(gate, O_CLOEXEC), 0);
+  auto [rx, tx] = create_channel<int>({.buffer = 4});
+  auto pending = limit(
+                     [](sender<int> t, pynisher::shared_fd until) {
+                       t.send(1);
+                       t.release();
+                       char byte;
+                       while (::read(until.get(), &byte, 1) < 0) {
+                       }
+                     },
+                     unlimited())
+                     .start(std::exchange(tx, {}), pynisher::shared_fd(gate[0]));
+  EXPECT_EQ(rx.recv(), 1);
+  EXPECT_THROW(rx.recv(), pynisher::ChannelClosedError) << "while the call goes on";
+  ASSERT_EQ(::write(gate[1], "x", 1), 1);
+  pending.get();
+  ::close(gate[0]);
+  ::close(gate[1]);
+}
+
 /// What has been given back by then is no answer to what is asked next.
 TEST_P(ChannelBetweenProcesses, AnIsolateHandsEndsOnToItsOwn) {
   auto outer = made();
@@ -530,7 +689,8 @@ TEST_P(ChannelBetweenProcesses, AnIsolateHandsEndsOnToItsOwn) {
       sum += rx.recv();
     }
     return sum;
-  }), 15);
+  }),
+            15);
 }
 
 TEST_P(ChannelBetweenProcesses, ItemsOfALimitedCallStay) {
@@ -625,6 +785,90 @@ TEST_P(ChannelBetweenProcesses, SelectsAndPollsThere) {
   ta.send(6);
   EXPECT_EQ(done.recv(), 6);
   pending.get();
+}
+
+std::string what_is_said(const std::function<void()>& of) {
+  try {
+    of();
+  } catch (const pynisher::ChannelError& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+TEST_P(ChannelBetweenProcesses, WhoeverHasAsMuchAsOneMayIsToldOfWhat) {
+  auto iso = made();
+  EXPECT_THAT(iso.call([] {
+    return what_is_said([] {
+      std::vector<receiver<int>> all;
+      for (int i = 0; i < 1000; ++i) {
+        all.push_back(create_channel<int>().first);
+        static_cast<void>(all.back().native_handle());
+      }
+    });
+  }),
+              HasSubstr("native handles of 64 channels"));
+  EXPECT_THAT(iso.call([] {
+    return what_is_said([] {
+      auto [rx, tx] = create_channel<pynisher::shared_buffer>(pynisher::unbounded);
+      for (int i = 0; i < 1000; ++i) tx.send(pynisher::shared_buffer(1));
+    });
+  }),
+              HasSubstr("256 buffers and descriptors"));
+}
+
+TEST_P(ChannelBetweenProcesses, HandlesOfWhatIsGoneDoNotCount) {
+  auto [ends, more] = create_channel<receiver<int>>(pynisher::unbounded);
+  std::vector<sender<int>> kept;
+  for (int i = 0; i < 200; ++i) {
+    auto [rx, tx] = create_channel<int>({.buffer = 1});
+    more.send(rx);
+    kept.push_back(tx);
+  }
+  auto iso = made();
+  EXPECT_EQ(iso.call(
+                [](receiver<receiver<int>> from) {
+                  int had = 0;
+                  while (auto rx = from.try_recv()) had += rx->native_handle() >= 0 ? 1 : 0;
+                  return had;
+                },
+                ends),
+            200);
+}
+
+TEST_P(ChannelBetweenProcesses, OneThreadMoreThanMayWaitIsTold) {
+  SKIP_UNDER_SANITIZER("hundreds of threads at once take it too long");
+  auto iso = made();
+  auto [rx, tx] = create_channel<int>();
+  const auto said = iso.call(
+      [](receiver<int> r) {
+        auto refused = std::make_shared<std::promise<std::string>>();
+        auto is_first = std::make_shared<std::once_flag>();
+        for (int i = 0; i < 600; ++i) {
+          std::thread([=]() mutable {
+            const std::string why = what_is_said([&] { r.recv(); });
+            std::call_once(*is_first, [&] { refused->set_value(why); });
+          }).detach();
+        }
+        return refused->get_future().get();
+      },
+      rx);
+  EXPECT_THAT(said, HasSubstr("512 threads of this process wait"));
+  iso.kill();
+}
+
+TEST_P(ChannelBetweenProcesses, ItsDescriptorThereTellsOfItsRelease) {
+  auto iso = made();
+  auto [rx, tx] = create_channel<int>();
+  EXPECT_TRUE(iso.call(
+      [](receiver<int> r) {
+        const int ready = r.native_handle();
+        if (is_readable(ready)) return false;
+        r.release();
+        return is_readable(ready);
+      },
+      rx));
+  EXPECT_FALSE(is_readable(rx.native_handle())) << "it is that process which has released it";
 }
 
 TEST_P(ChannelBetweenProcesses, ASendThereThatTimesOutIsWithdrawn) {

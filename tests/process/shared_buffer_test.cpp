@@ -9,6 +9,7 @@
 #include <chrono>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include <gmock/gmock.h>
 
@@ -143,6 +144,117 @@ TEST_P(SharedBetweenProcesses, ARefusedCallLeavesNoDescriptorBehind) {
   char byte;
   EXPECT_EQ(::read(ends[0], &byte, 1), 0);
   ::close(ends[0]);
+}
+
+/// A pipe of which an isolate keeps the writing end under a name. Its reading end tells when nobody has it any more.
+class kept_pipe {
+ public:
+  kept_pipe() {
+    if (::pipe2(ends_, O_CLOEXEC) != 0) throw std::system_error(errno, std::system_category());
+  }
+  kept_pipe(const kept_pipe&) = delete;
+  kept_pipe& operator=(const kept_pipe&) = delete;
+  ~kept_pipe() { ::close(ends_[0]); }
+  void keep(isolate& in, const std::string& name) {
+    in.set(name, shared_fd::adopt(std::exchange(ends_[1], -1)));
+    // Whoever has had it in between does not count.
+    const auto had = in.get<shared_fd>(name);
+    ASSERT_TRUE(had);
+    in.call([](const std::string& which) { static_cast<void>(isolate::current().get<shared_fd>(which)); }, name);
+  }
+  /// Waits for that.
+  [[nodiscard]] bool is_given_back() const {
+    char byte;
+    return ::read(ends_[0], &byte, 1) == 0;
+  }
+
+ private:
+  int ends_[2];
+};
+
+TEST_P(SharedBetweenProcesses, WhatIsKeptUnderANameGoesWithTheName) {
+  auto iso = made();
+  kept_pipe erased, overwritten, reset, last;
+  erased.keep(iso, "a");
+  EXPECT_TRUE(iso.erase("a"));
+  EXPECT_TRUE(erased.is_given_back());
+  overwritten.keep(iso, "b");
+  iso.set("b", 1);
+  EXPECT_TRUE(overwritten.is_given_back());
+  reset.keep(iso, "c");
+  iso.reset_main();
+  EXPECT_TRUE(reset.is_given_back());
+  last.keep(iso, "d");
+  iso.close();
+  EXPECT_TRUE(last.is_given_back());
+}
+
+TEST_P(SharedBetweenProcesses, WhatIsKeptUnderANameGoesWithTheProcess) {
+  auto iso = made();
+  kept_pipe by_reset, by_kill;
+  by_reset.keep(iso, "a");
+  iso.reset();
+  EXPECT_TRUE(by_reset.is_given_back());
+  by_kill.keep(iso, "a");
+  iso.kill();
+  EXPECT_TRUE(by_kill.is_given_back());
+}
+
+TEST_P(SharedBetweenProcesses, TheProgramsOwnNamesGiveBackWhatTheyHold) {
+  isolate main = isolate::main();
+  auto [rx, tx] = pynisher::create_channel<int>({.buffer = 4});
+  main.set("end", tx);
+  tx = {};
+  main.get<pynisher::sender<int>>("end").send(1);
+  EXPECT_EQ(rx.recv(), 1);
+  EXPECT_EQ(rx.recv_for(1ms), std::nullopt) << "it is kept";
+  EXPECT_TRUE(main.erase("end"));
+  EXPECT_THROW(rx.recv(), pynisher::ChannelClosedError);
+}
+
+TEST_P(SharedBetweenProcesses, WhatIsSetTwiceIsThereAsLongAsOne) {
+  auto iso = made();
+  auto [rx, tx] = pynisher::create_channel<int>({.buffer = 4});
+  {
+    const isolate::binding one("a", tx), other("b", tx);
+    iso.set_all({one, other});
+    iso.set_all({one});
+  }
+  tx = {};
+  iso.get<pynisher::sender<int>>("a").send(1);
+  EXPECT_EQ(rx.recv(), 1);
+  iso.erase("a");
+  iso.get<pynisher::sender<int>>("b").send(2);
+  EXPECT_EQ(rx.recv(), 2);
+  iso.erase("b");
+  EXPECT_THROW(rx.recv(), pynisher::ChannelClosedError);
+}
+
+TEST_P(SharedBetweenProcesses, ACopyKeepsWhatItsOriginalKept) {
+  auto iso = made();
+  kept_pipe pipe;
+  pipe.keep(iso, "a");
+  auto copy = iso.clone();
+  iso.close();
+  EXPECT_TRUE(copy.get<shared_fd>("a"));
+  copy.close();
+  EXPECT_TRUE(pipe.is_given_back());
+}
+
+TEST_P(SharedBetweenProcesses, AnIsolateKeepsOnlySoMuchAndSaysSo) {
+  auto iso = made();
+  const shared_fd null = shared_fd::adopt(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  int kept = 0;
+  try {
+    for (; kept < 1000; ++kept) iso.set(std::to_string(kept), null);
+    ADD_FAILURE() << "there is no end to it";
+  } catch (const pynisher::NotShareableError& e) {
+    EXPECT_THAT(std::string(e.what()), testing::HasSubstr("256 buffers and descriptors"));
+  }
+  EXPECT_EQ(kept, 256);
+  iso.reset_main();
+  iso.set("again", null);
+  EXPECT_TRUE(iso.get<shared_fd>("again"));
 }
 
 TEST_P(SharedBetweenProcesses, MemoryThatCouldShrinkIsRefused) {

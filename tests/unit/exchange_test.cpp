@@ -79,6 +79,9 @@ class world {
   void leave(party_id who) {
     run([&](effects& out) { core.leave(who, out); });
   }
+  void abandon(party_id who, bool keeps_items) {
+    run([&](effects& out) { core.abandon(who, 0, ~operation_id{0}, out, keeps_items); });
+  }
   [[nodiscard]] bool has(operation_id operation) const { return answers.contains(operation); }
   answer& at(operation_id operation) { return answers.at(operation); }
   [[nodiscard]] mail_status status(operation_id operation) const { return answers.at(operation).status; }
@@ -157,7 +160,10 @@ TEST(Exchange, BoundsWhatOnePartyHas) {
   again.what = verb::create;
   EXPECT_EQ(w.status(w.ask(far, again)), mail_status::too_much);
   EXPECT_EQ(w.status(w.send(far, channel, number(1))), mail_status::done);
-  EXPECT_EQ(w.status(w.send(far, channel, number(1))), mail_status::too_much);
+  const auto refused = w.send(far, channel, number(1));
+  EXPECT_EQ(w.status(refused), mail_status::too_much);
+  EXPECT_EQ(w.at(refused).number, static_cast<std::int64_t>(mail_limit::bytes));
+  EXPECT_THAT(w.at(refused).facts, testing::ElementsAre(6u));
   EXPECT_EQ(w.status(w.receive(main, channel)), mail_status::item);
   EXPECT_EQ(w.status(w.send(far, channel, number(1))), mail_status::done);
   w.receive(main, channel);
@@ -203,6 +209,121 @@ TEST(Exchange, EndsWithinEndsGoAllTheWayDown) {
   w.about(main, verb::drop, 1, last, end_kind::receiving);
   w.about(main, verb::drop, 1, last, end_kind::sending);
   EXPECT_TRUE(w.core.is_empty());
+}
+
+/// Ends that lie in items which nobody can receive are nobody's.
+TEST(Exchange, ChannelsThatOnlyHoldEachOtherGo) {
+  const auto holding = [](std::int64_t channel, end_kind end) {
+    auto item = number(0);
+    item->attached.push_back({attachment::kind::end, end, channel, 0, nullptr});
+    return item;
+  };
+  for (const end_kind end : {end_kind::receiving, end_kind::sending}) {
+    world w;
+    const party_id main = w.join();
+    const auto a = w.create(main, 2), b = w.create(main, 2), c = w.create(main, 2);
+    w.send(main, a, holding(b, end));
+    w.send(main, b, holding(c, end));
+    w.send(main, c, holding(a, end));
+    w.send(main, c, holding(c, end));
+    for (const auto channel : {a, b}) {
+      w.about(main, verb::drop, 1, channel, end_kind::receiving);
+      w.about(main, verb::drop, 1, channel, end_kind::sending);
+    }
+    w.about(main, verb::drop, 1, c, end_kind::sending);
+    // All of them can still be had through this one, item by item.
+    const auto first = w.receive(main, c, true);
+    ASSERT_EQ(w.status(first), mail_status::item);
+    EXPECT_EQ(w.at(first).content->attached[0].channel, a);
+    w.about(main, verb::drop, 1, a, end);
+    w.about(main, verb::drop, 1, c, end_kind::receiving);
+    EXPECT_TRUE(w.core.is_empty());
+  }
+}
+
+TEST(Exchange, AQueueThatHoldsItselfGoes) {
+  world w;
+  const party_id main = w.join();
+  const auto queue = w.create(main, 2, unbound::sentinel, true);
+  auto item = number(0);
+  item->attached.push_back({attachment::kind::end, end_kind::queue, queue, 0, nullptr});
+  w.send(main, queue, item);
+  EXPECT_FALSE(w.core.is_empty());
+  w.about(main, verb::drop, 1, queue, end_kind::queue);
+  EXPECT_TRUE(w.core.is_empty());
+}
+
+TEST(Exchange, WhoWaitsForAReceiverThatNobodyCanHaveIsTold) {
+  world w;
+  const party_id main = w.join(), far = w.join(1, 11, true, true);
+  const auto inner = w.create(main, 0), outer = w.create(main, 1);
+  auto item = number(0);
+  item->attached.push_back({attachment::kind::end, end_kind::receiving, inner, 0, nullptr});
+  w.send(main, outer, item);
+  w.about(main, verb::drop, 1, inner, end_kind::receiving);
+  const auto waits = w.send(main, inner, number(1));
+  EXPECT_FALSE(w.has(waits)) << "its receiver can be received";
+  // In the hand of somebody it can be had as well.
+  const auto got = w.receive(far, outer, true);
+  ASSERT_EQ(w.status(got), mail_status::item);
+  w.about(main, verb::drop, 1, outer, end_kind::receiving);
+  EXPECT_FALSE(w.has(waits));
+  w.leave(far);
+  ASSERT_TRUE(w.has(waits));
+  EXPECT_EQ(w.status(waits), mail_status::closed);
+}
+
+TEST(Exchange, WhatWaitsOfAnIsolateThatEndsFollowsThePolicy) {
+  for (const bool hangs_up_before : {false, true}) {
+    world w;
+    const party_id main = w.join(), far = w.join(1, 11, true, true);
+    const auto channel = w.create(main, 0, unbound::sentinel);
+    w.send(far, channel, number(5));
+    if (hangs_up_before) w.abandon(far, true);
+    w.leave(far);
+    EXPECT_EQ(w.status(w.receive(main, channel, true)), mail_status::sentinel);
+  }
+  // In the hand of another that dies later.
+  world w;
+  const party_id main = w.join(), far = w.join(1, 11, true, true), other = w.join(2, 12, true, true);
+  const auto channel = w.create(main, 0, unbound::sentinel);
+  w.send(far, channel, number(5));
+  ASSERT_EQ(w.status(w.receive(other, channel, true)), mail_status::item);
+  w.leave(far);
+  w.leave(other);
+  EXPECT_EQ(w.status(w.receive(main, channel, true)), mail_status::sentinel);
+}
+
+TEST(Exchange, WhatIsKeptStaysWithTheLastThatKeepsIt) {
+  world w;
+  const party_id main = w.join(), far = w.join(1, 11, true, true), copy = w.join(2, 12, true, true);
+  const auto channel = w.create(main, 0);
+  request deposit;
+  deposit.what = verb::deposit;
+  deposit.key = {1, 2};
+  deposit.mode = static_cast<std::uint8_t>(deposit_mode::kept);
+  deposit.content = std::make_shared<parcel>();
+  deposit.content->attached.push_back({attachment::kind::end, end_kind::sending, channel, 0, nullptr});
+  ASSERT_EQ(w.status(w.ask(main, deposit)), mail_status::done);
+  w.about(main, verb::drop, 1, channel, end_kind::sending);
+  request keep = deposit;
+  keep.what = verb::keep;
+  keep.content = nullptr;
+  request revoke = keep;
+  revoke.what = verb::revoke;
+  ASSERT_EQ(w.status(w.ask(far, keep)), mail_status::done);
+  ASSERT_EQ(w.status(w.ask(far, keep)), mail_status::done);
+  ASSERT_EQ(w.status(w.ask(copy, keep)), mail_status::done);
+  const auto waits = w.receive(main, channel);
+  w.ask(main, revoke);
+  w.ask(far, revoke);
+  w.ask(main, revoke);  // not its any more
+  w.leave(copy);
+  EXPECT_FALSE(w.has(waits));
+  w.ask(far, revoke);
+  ASSERT_TRUE(w.has(waits));
+  EXPECT_EQ(w.status(waits), mail_status::closed);
+  EXPECT_EQ(w.status(w.ask(far, keep)), mail_status::not_found);
 }
 
 /// One channel, no deaths: the answers are known exactly.

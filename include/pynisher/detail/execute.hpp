@@ -36,6 +36,8 @@ class child_task {
   [[nodiscard]] virtual const call_entry* entry() const = 0;
   /// In the parent: what the entry will unpack. Throws what the arguments' own serialisation throws.
   virtual void pack(output_archive& out) const = 0;
+  /// In the parent: the arguments that may hold ends of channels or queues, by their types.
+  virtual void pack_ends(output_archive& /*out*/) const {}
   virtual ~child_task() = default;
 };
 

@@ -43,6 +43,22 @@ struct can_be_made<std::tuple<T...>> : std::bool_constant<(can_be_made<T>::value
 template <class... T>
 struct can_be_made<std::variant<T...>> : std::bool_constant<(can_be_made<T>::value && ...)> {};
 
+/// Ends of channels, queues, and what of the standard library's holds them.
+template <class T>
+struct may_hold_ends : std::false_type {};
+template <class T>
+  requires requires { typename T::value_type; } && (!std::is_same_v<typename T::value_type, T>)
+struct may_hold_ends<T> : may_hold_ends<std::remove_cv_t<typename T::value_type>> {};
+template <class T, class D>
+struct may_hold_ends<std::unique_ptr<T, D>> : may_hold_ends<T> {};
+template <class A, class B>
+struct may_hold_ends<std::pair<A, B>>
+    : std::bool_constant<may_hold_ends<std::remove_cv_t<A>>::value || may_hold_ends<std::remove_cv_t<B>>::value> {};
+template <class... T>
+struct may_hold_ends<std::tuple<T...>> : std::bool_constant<(may_hold_ends<T>::value || ...)> {};
+template <class... T>
+struct may_hold_ends<std::variant<T...>> : std::bool_constant<(may_hold_ends<T>::value || ...)> {};
+
 template <class T>
 concept sendable = can_cross<T> && can_be_made<T>::value;
 
@@ -264,8 +280,16 @@ class invocation final : public child_task {
       std::apply([&out](const auto&... argument) { (out(argument_on_arrival<A>::packed(argument)), ...); }, arguments_);
     }
   }
+  void pack_ends(output_archive& out) const override {
+    std::apply([&out](const auto&... argument) { (pack_ends_of<A>(out, argument), ...); }, arguments_);
+  }
 
  private:
+  template <class Argument>
+  static void pack_ends_of([[maybe_unused]] output_archive& out, [[maybe_unused]] const std::decay_t<Argument>& value) {
+    if constexpr (may_hold_ends<std::decay_t<Argument>>::value && sendable<std::decay_t<Argument>>) out(value);
+  }
+
   F& fn_;
   std::tuple<A&&...> arguments_;
 };
