@@ -177,6 +177,10 @@ void exchange::handle(party_id from, operation_id operation, request&& what, eff
       // Nobody waits for an answer to this, nor to the next one: it would be taken for that of a later question.
       revoke(from, what.key);
       break;
+    case verb::adopt:
+      adopt(from, what);
+      reply(from, operation, mail_status::done, out);
+      break;
     case verb::revoke_results:
       revoke_results(from, static_cast<std::int64_t>(what.number));
       break;
@@ -900,6 +904,7 @@ exchange::refusal exchange::keep_deposit(party_id from, const deposit_key& key) 
 void exchange::revoke(party_id from, const deposit_key& key) {
   const auto found = deposits_.find(key);
   if (found == deposits_.end()) return;
+  if (found->second.mode == deposit_mode::result) return forget_deposit(key);
   auto& holders = found->second.holders;
   const auto holder = holders.find(from);
   if (holder == holders.end()) return;
@@ -951,6 +956,21 @@ void exchange::redeem(party_id from, operation_id operation, const request& what
     if (const auto who = parties_.find(holder); who != parties_.end() && who->second.files > 0) --who->second.files;
   }
   from_where.attached[what.number].reset();
+}
+
+/// What a child has deposited does not go with that any more.
+void exchange::adopt(party_id from, const request& what) {
+  const auto found = deposits_.find(what.key);
+  const auto mode = static_cast<deposit_mode>(what.mode);
+  if (found == deposits_.end() || found->second.mode != deposit_mode::result) return;
+  if (mode != deposit_mode::argument && mode != deposit_mode::kept) return;
+  deposit& made = found->second;
+  for (const auto& [holder, count] : made.holders) charge(holder, made, true);
+  made.holders = {{from, 1}};
+  made.pid = parties_.at(from).who.pid;
+  made.household = parties_.at(from).who.household;
+  made.mode = mode;
+  charge(from, made, false);
 }
 
 /// What has not been fetched is nobody's.

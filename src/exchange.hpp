@@ -69,7 +69,8 @@ enum class verb : std::uint8_t {
   deposit,         ///< key; mode: deposit_mode
   redeem,          ///< key, number: which attachment
   keep,            ///< key: of what is kept; shares it until it revokes, or ends
-  revoke,          ///< key
+  revoke,          ///< key; of a result: by whoever knows it
+  adopt,           ///< key of a result, which is the asker's from now on; mode: argument or kept
   revoke_results,  ///< number: the process that has deposited them
   receipt_wait,    ///< number: the receipt; mode: 1: does not wait
   receipt_forget,
@@ -295,6 +296,7 @@ class exchange {
   refusal keep_deposit(party_id from, const deposit_key& key);
   void revoke(party_id from, const deposit_key& key);
   void charge(party_id to, const deposit& for_what, bool back);
+  void adopt(party_id from, const request& what);
   void forget_deposit(const deposit_key& key);
   void revoke_results(party_id from, std::int64_t pid);
   void receipt_wait(party_id from, operation_id operation, const request& what, effects& out);

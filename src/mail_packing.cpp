@@ -121,8 +121,20 @@ class growing_sink final : public byte_sink {
 
 // --- packing --------------------------------------------------------------------------------------------------------
 
+void deposited::adopt(deposit_mode mode) const noexcept {
+  request own;
+  own.what = verb::adopt;
+  own.mode = static_cast<std::uint8_t>(mode);
+  own.key = key_;
+  try {
+    ask_exchange(std::move(own));
+  } catch (const std::exception&) {
+    // Whoever reads it will hear of it.
+  }
+}
+
 deposited::~deposited() {
-  if (owner_ != platform::process_number()) return;
+  if (is_left_ || owner_ != platform::process_number()) return;
   request back;
   back.what = verb::revoke;
   back.key = key_;
@@ -163,15 +175,21 @@ void packing_scope::write_place(output_archive& out, std::uint32_t index) const 
 }
 
 std::shared_ptr<deposited> packing_scope::finish() {
-  if (!content_ || is_item_) return nullptr;
+  if (is_item_) return nullptr;
+  const auto key = deposit(mode_);
+  return key && mode_ != deposit_mode::result ? std::make_shared<deposited>(*key) : nullptr;
+}
+
+std::optional<deposit_key> packing_scope::deposit(deposit_mode mode) {
+  if (!content_) return std::nullopt;
   request wanted;
   wanted.what = verb::deposit;
-  wanted.mode = static_cast<std::uint8_t>(mode_);
+  wanted.mode = static_cast<std::uint8_t>(mode);
   wanted.key = key_;
   wanted.content = std::exchange(content_, nullptr);
-  if (mode_ == deposit_mode::result) note_deposited_reply();
+  if (mode == deposit_mode::result) note_deposited_reply();
   ask_done(std::move(wanted));
-  return mode_ == deposit_mode::result ? nullptr : std::make_shared<deposited>(key_);
+  return key_;
 }
 
 std::shared_ptr<deposited> keep_deposited(const deposit_key& key) {
@@ -210,8 +228,12 @@ void ends_for_fork::take_over() const noexcept {
 
 void begin_packing_reply() {
   // Another may have been left, by an exception in the middle of it.
-  if (of_reply != nullptr) delete std::exchange(of_reply, nullptr);
+  drop_packed_reply();
   packs_reply = true;
+}
+void drop_packed_reply() noexcept {
+  packs_reply = false;
+  if (of_reply != nullptr) delete std::exchange(of_reply, nullptr);
 }
 
 bool finish_packing_reply() {
@@ -220,6 +242,12 @@ bool finish_packing_reply() {
   const std::unique_ptr<packing_scope> scope(std::exchange(of_reply, nullptr));
   scope->finish();
   return true;
+}
+std::optional<deposit_key> finish_packing_result(deposit_mode mode) {
+  packs_reply = false;
+  if (of_reply == nullptr) return std::nullopt;
+  const std::unique_ptr<packing_scope> scope(std::exchange(of_reply, nullptr));
+  return scope->deposit(mode);
 }
 
 std::shared_ptr<void> until_reply_is_read(std::int64_t pid) {

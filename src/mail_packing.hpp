@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <pynisher/detail/execute.hpp>
@@ -28,10 +29,15 @@ class deposited {
   deposited& operator=(const deposited&) = delete;
   ~deposited();
   [[nodiscard]] const deposit_key& key() const { return key_; }
+  /// When this comes back, a child's result is this process's, as if deposited by it; `mode`: argument or kept.
+  void adopt(deposit_mode mode) const noexcept;
+  /// Somebody else gives it back.
+  void leave() noexcept { is_left_ = true; }
 
  private:
   const deposit_key key_;
   const pid_t owner_ = platform::process_number();  ///< a forked copy has not got it
+  bool is_left_ = false;
 };
 /// What another process has deposited to be kept is kept by this one too, for as long as what this returns is there.
 /// Throws `wire_error`.
@@ -54,6 +60,8 @@ class packing_scope {
   /// Everything is packed: deposits what was attached. Null: nothing was, or it is a result, which its receiver gives
   /// back. Throws `wire_error` where it cannot be.
   std::shared_ptr<deposited> finish();
+  /// The same, by the key. Empty: nothing was attached.
+  std::optional<deposit_key> deposit(deposit_mode mode);
   [[nodiscard]] const std::shared_ptr<parcel>& content() const { return content_; }
   /// One for each attachment, or null.
   [[nodiscard]] const std::vector<std::shared_ptr<void>>& keepers() const { return keepers_; }
@@ -94,6 +102,10 @@ class ends_for_fork {
 /// In the child: this thread packs its reply from here on. `finish` deposits what the reply holds; false: nothing.
 void begin_packing_reply();
 bool finish_packing_reply();
+/// In a worker, whose results are told apart by the key: the same, as such a deposit.
+std::optional<deposit_key> finish_packing_result(deposit_mode mode);
+/// It will not be sent.
+void drop_packed_reply() noexcept;
 /// The reply of a limited call or an isolate, in the process `pid`, is unpacked, or never will be, when what this
 /// returns goes.
 std::shared_ptr<void> until_reply_is_read(std::int64_t pid);

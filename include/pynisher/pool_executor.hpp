@@ -16,6 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -33,27 +34,19 @@
 
 namespace pynisher {
 
-/// Results of `pool_executor::map`, in the order of the input: an input range, read once, by one thread. It reads no
-/// further ahead than the pool's window, and nothing before `begin`. A task's exception is thrown where its item is
-/// read (`*it`); the loop may go on behind it. Where the function returns nothing, so do the items (`std::monostate`).
-/// Letting go of it early cancels what does not run yet.
+/// Results of `pool_executor::map`, in the order of the input: an input range, read once, by one thread; move-only. It
+/// reads no further ahead than the pool's window, and nothing before `begin`. A task's exception is thrown where its
+/// item is read (`*it`); the loop may go on behind it. An exception of the input's ends it, and is thrown behind the
+/// results of what was read before. Where the function returns nothing, so do the items (`std::monostate`). Letting go
+/// of it early cancels what does not run yet.
 template <class F, std::ranges::input_range Input>
 class executor_results {
   using R = std::remove_cvref_t<std::invoke_result_t<F&, std::ranges::range_reference_t<Input>>>;
+  struct state;
 
  public:
   executor_results(std::shared_ptr<detail::executor_core> core, options limits, F fn, Input input)
-      : core_(std::move(core)), limits_(std::move(limits)), fn_(std::move(fn)), input_(std::move(input)) {}
-  executor_results(executor_results&& other) noexcept
-      : core_(std::move(other.core_)),
-        limits_(std::move(other.limits_)),
-        fn_(std::move(other.fn_)),
-        input_(std::move(other.input_)),
-        ahead_(std::exchange(other.ahead_, {})) {}
-  executor_results& operator=(executor_results&&) = delete;
-  ~executor_results() {
-    for (const auto& task : ahead_) task.cancel();
-  }
+      : state_(std::make_unique<state>(std::move(core), std::move(limits), std::move(fn), std::move(input))) {}
 
   class iterator {
    public:
@@ -61,57 +54,83 @@ class executor_results {
     using difference_type = std::ptrdiff_t;
     using iterator_concept = std::input_iterator_tag;
 
-    explicit iterator(executor_results* of) : of_(of) {}
+    iterator() = default;
     value_type operator*() const {
       if constexpr (std::is_void_v<R>) {
-        of_->ahead_.front().get();
+        of_->ahead.front().get();
         return {};
       } else {
-        return of_->ahead_.front().get();
+        return of_->ahead.front().get();
       }
     }
     iterator& operator++() {
-      of_->ahead_.pop_front();
+      of_->ahead.pop_front();
       of_->read_ahead();
       return *this;
     }
     void operator++(int) { ++*this; }
-    [[nodiscard]] bool is_over() const { return of_->ahead_.empty(); }
+    [[nodiscard]] bool is_over() const { return of_ == nullptr || of_->ahead.empty(); }
     friend bool operator==(const iterator& a, std::default_sentinel_t) { return a.is_over(); }
 
    private:
-    executor_results* of_;
+    friend class executor_results;
+    explicit iterator(state* of) : of_(of) {}
+    state* of_ = nullptr;
   };
 
+  /// Once: a second time goes on where the first one was.
   iterator begin() {
-    if (!at_) {
-      at_.emplace(std::ranges::begin(input_));
-      read_ahead();
-    }
-    return iterator(this);
+    if (!state_->at) state_->read_ahead();
+    return iterator(state_.get());
   }
   static std::default_sentinel_t end() { return {}; }
-  auto size() requires std::ranges::sized_range<Input> { return std::ranges::size(input_); }
+  auto size() requires std::ranges::sized_range<Input> { return std::ranges::size(state_->input); }
 
  private:
-  void read_ahead() {
-    while (ahead_.size() < core_->window()) {
-      // Not before it is wanted: an input may be slow.
-      if (std::exchange(must_advance_, false)) ++*at_;
-      if (*at_ == std::ranges::end(input_)) return;
-      F fn = fn_;
-      ahead_.push_back(detail::submit_to(std::type_identity<detail::signature_of_t<F>>(), *core_, limits_, fn, **at_));
-      must_advance_ = true;
+  // In one place for good: iterators of the input may refer to it.
+  struct state {
+    state(std::shared_ptr<detail::executor_core> on, options each, F called, Input from)
+        : core(std::move(on)), limits(std::move(each)), fn(std::move(called)), input(std::move(from)) {}
+    state(const state&) = delete;
+    state& operator=(const state&) = delete;
+    ~state() {
+      for (const auto& task : ahead) task.cancel();
     }
-  }
 
-  std::shared_ptr<detail::executor_core> core_;
-  options limits_;
-  F fn_;
-  Input input_;
-  std::optional<std::ranges::iterator_t<Input>> at_;
-  bool must_advance_ = false;  ///< `at_` is still at the item that was submitted last
-  std::deque<task_future<R>> ahead_;
+    void read_ahead() {
+      try {
+        while (!input_ended && ahead.size() < core->window()) read_one();
+      } catch (...) {
+        // What was read before comes first.
+        input_ended = true;
+        failed = std::current_exception();
+      }
+      if (ahead.empty() && failed) std::rethrow_exception(std::exchange(failed, nullptr));
+    }
+    /// The input is moved on only when its next item is wanted: that may take its time.
+    void read_one() {
+      if (!at) {
+        at.emplace(std::ranges::begin(input));
+      } else {
+        ++*at;
+      }
+      input_ended = *at == std::ranges::end(input);
+      if (input_ended) return;
+      F copy = fn;
+      ahead.push_back(detail::submit_to(std::type_identity<detail::signature_of_t<F>>(), *core, limits, copy, **at));
+    }
+
+    const std::shared_ptr<detail::executor_core> core;
+    const options limits;
+    F fn;
+    Input input;
+    std::optional<std::ranges::iterator_t<Input>> at;
+    bool input_ended = false;
+    std::exception_ptr failed;
+    std::deque<task_future<R>> ahead;
+  };
+
+  std::unique_ptr<state> state_;
 };
 
 /// All members may be called from any thread, and from continuations of its own tasks. Move-only. The destructor is
@@ -158,7 +177,8 @@ class pool_executor {
   }
 
   /// Takes no more tasks. `cancel_pending`: those that do not run yet are cancelled. `wait`: comes back when all are
-  /// done, and what follows on them, and the workers are gone; else they go when all is done. May be called again.
+  /// done, and what follows on them, and the workers are gone; else they go when all is done. A task in a thread of the
+  /// pool's cannot wait for itself: called by one, this does not wait. May be called again.
   void shutdown(bool wait = true, bool cancel_pending = false) { core_->shutdown(wait, cancel_pending); }
   /// Ends the workers by SIGTERM, and a second later by SIGKILL; what is not done fails. As after `shutdown` then.
   void terminate_workers() { core_->end_workers(false); }

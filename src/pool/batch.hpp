@@ -8,8 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include <pynisher/detail/pool/core.hpp>
+#include <pynisher/detail/pool/map.hpp>
 
+#include "../mail_packing.hpp"
 #include "../platform/contract.hpp"
 #include "lane.hpp"
 #include "scheduler.hpp"
@@ -24,6 +25,7 @@ struct finished_item {
   std::size_t begin = 0, size = 0;      ///< of what came, in the bytes that it is handed over with
   pynisher::usage usage;
   std::shared_ptr<raw_outcome> outcome;  ///< where it has not: its worker has died, or it never ran
+  std::shared_ptr<deposited> attached;   ///< what the value holds that is no bytes; goes under no lock
 };
 
 /// Belongs to the core from `submit` until it is over.
@@ -33,6 +35,7 @@ struct batch final : job {
   call_name name;
   std::uint64_t first = 0;        ///< the first item's place in the map's input
   std::vector<std::byte> packed;  ///< `lane_item`s with their bytes
+  std::vector<attached_to_item> attached;
   platform::clock::time_point sent;
 
   // What has come and was not handed over yet.

@@ -15,6 +15,7 @@
 
 #include "../platform/contract.hpp"
 #include "../settings.hpp"
+#include "life.hpp"
 
 namespace pynisher::detail {
 
@@ -31,7 +32,7 @@ class nothing_to_make final : public worker_factory {
   void make(unsigned /*number*/, const std::function<void(void*)>& serve) override { serve(nullptr); }
   [[nodiscard]] call_name name() const override { return {}; }
   [[nodiscard]] const call_entry* entry() const override;
-  void pack(output_archive& /*out*/) const override {}
+  void pack_for(unsigned /*number*/, output_archive& /*out*/) const override {}
 
   static std::unique_ptr<child_task> unpack(input_archive& /*in*/) { return std::make_unique<nothing_to_make>(); }
 };
@@ -192,6 +193,7 @@ class executor final : public executor_core {
   }
 
   [[nodiscard]] bool has_threads() const override { return plan_.given.backend == backend::threads; }
+  [[nodiscard]] bool is_own_thread() const override { return pool_ && pool_->is_own_thread(); }
   [[nodiscard]] std::size_t window() const override { return plan_.window; }
   [[nodiscard]] const std::shared_ptr<task_runner>& runner() const override { return ledger_->runner; }
   [[nodiscard]] pid_t owner() const { return owner_; }
@@ -200,9 +202,9 @@ class executor final : public executor_core {
               const std::function<void(output_archive&)>& pack) override {
     refuse_after_shutdown();
     task->is_called(name);
-    packed_task packed{&entry, {}, std::move(name), limits_of(limits)};
+    packed_task packed{&entry, {}, nullptr, std::move(name), limits_of(limits)};
     try {
-      packed.packed = pack_bytes(pack);
+      packed.attached = pack_attached(plan_.given.retries > 0, [&] { packed.packed = pack_bytes(pack); });
     } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& e) {
@@ -222,7 +224,7 @@ class executor final : public executor_core {
     auto checked = limits_of(limits);
     call->may_run_again = plan_.given.retries > 0;
     const std::uint64_t number = local_tasks::all().add(call);
-    packed_task packed{&local_entry, {}, std::move(name), std::move(checked)};
+    packed_task packed{&local_entry, {}, nullptr, std::move(name), std::move(checked)};
     try {
       packed.packed = pack_bytes([number](output_archive& out) { out(number); });
       pass_on(task, std::move(packed), limits.stop,
@@ -243,7 +245,7 @@ class executor final : public executor_core {
     shut_ = true;
     if (!pool_) return ledger_->runner->finish();
     if (cancel_pending) pool_->cancel_queued();
-    if (wait) {
+    if (wait && !is_own_thread()) {
       pool_->wait_until_idle(std::nullopt);
       pool_->close();
       ledger_->runner->finish();
@@ -342,7 +344,13 @@ void let_go(std::shared_ptr<executor_core> core) noexcept {
     static_cast<void>(new std::shared_ptr<executor_core>(std::move(core)));
     return;
   }
-  core->shutdown(true, false);
+  if (!core->is_own_thread()) return core->shutdown(true, false);
+  // A task has held the last handle, and its own end would wait for itself.
+  try {
+    run_apart([core = std::move(core)] { core->shutdown(true, false); });
+  } catch (const std::system_error&) {
+    // Out of threads: it stays.
+  }
 }
 
 void refuse_task(const char* why) { throw std::invalid_argument(why); }

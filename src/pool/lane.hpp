@@ -47,6 +47,9 @@ enum class lane_frame : std::uint32_t {
 };
 /// In a frame's kind: the last bytes of the body are a `lane_usage`, of the item that has ended.
 inline constexpr std::uint32_t lane_frame_measured = 0x100;
+/// The same, of a value's frame: before that stands a `deposit_key`, by which what the value holds that is no bytes
+/// waits at the exchange.
+inline constexpr std::uint32_t lane_frame_attached = 0x200;
 
 /// Before each frame's body, at a multiple of `lane::unit`.
 struct lane_frame_header {
@@ -77,6 +80,9 @@ struct lane {
   enum : std::uint32_t { nobody, asleep, awake };
   std::atomic<std::uint32_t> watcher;  ///< is somebody waiting for results, and has to be woken?
   std::atomic<std::uint32_t> room;     ///< changes when there is room for results again
+  /// 1: the worker begins with no further item. It looks after it has published what came of the item before: whoever
+  /// sets this and then finds nothing new knows that the item that was being worked on is the last to have begun.
+  std::atomic<std::uint32_t> halted;
   alignas(64) std::atomic<std::uint64_t> taken;
   // The worker's.
   alignas(64) std::atomic<std::uint64_t> written;

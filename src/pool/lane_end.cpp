@@ -116,29 +116,51 @@ void lane_end::push(batch& what) {
     std::byte* to = lane_.task_bytes() + *room;
     if (!introduction.empty()) std::memcpy(to, introduction.data(), introduction.size());
     if (size > 0) std::memcpy(to + round_up(introduction.size()), items, size);
-  } else if (!write_file(slot, introduction, items, size)) {
+  } else if (write_file(at, introduction, items, size)) {
+    slot.offset = lane_slot::in_file;
+    slot.serial = at.in.serial;
+  } else {
     if (at.introduces) entries_.pop_back();
     at.introduces = false;
     slot.offset = lane_slot::nowhere;
   }
-  sent_.push_back(at);
+  sent_.push_back(std::move(at));
   ++next_slot_;
   slot.state.store(lane_slot::sent);
   lane_.tasks.fetch_add(1);
   if (lane_.waits_for_tasks.load() != 0) platform::wake_waiters(lane_.tasks);
 }
 
-bool lane_end::write_file(lane_slot& slot, const std::vector<std::byte>& introduction, const std::byte* items,
+bool lane_end::write_file(place& at, const std::vector<std::byte>& introduction, const std::byte* items,
                           std::size_t size) {
-  const platform::call_fd file = platform::make_memory_file(0);
+  sent_file to;
+  if (spare_files_.empty()) {
+    to.file = platform::make_memory_file(0);
+  } else {
+    to = std::move(spare_files_.back());
+    spare_files_.pop_back();
+  }
   std::vector<std::byte> head = introduction;
   head.resize(round_up(introduction.size()));
-  if (!file || !write_whole(file.get(), head.data(), head.size()) || !write_whole(file.get(), items, size))
+  if (!to.file || !write_whole(to.file.get(), head.data(), head.size()) || !write_whole(to.file.get(), items, size)) {
+    keep_for_the_next(std::move(to));
     return false;
-  slot.offset = lane_slot::in_file;
-  slot.serial = ++file_serial_;
-  const int descriptors[] = {file.get()};
-  return send_descriptors(socket_.get(), descriptors, slot.serial);
+  }
+  if (to.serial == 0) {
+    const int descriptors[] = {to.file.get()};
+    if (!send_descriptors(socket_.get(), descriptors, ++file_serial_)) return false;
+    to.serial = file_serial_;
+  }
+  at.in = std::move(to);
+  return true;
+}
+
+/// What lies in the conversation stays there until the worker comes to something behind it: it must not get ever more.
+void lane_end::keep_for_the_next(sent_file&& unused) {
+  if (unused.serial == 0) return;
+  if (::ftruncate(unused.file.get(), 0) == 0 && ::lseek(unused.file.get(), 0, SEEK_SET) == 0) {
+    spare_files_.push_back(std::move(unused));
+  }
 }
 
 bool lane_end::take_back() {
@@ -148,6 +170,7 @@ bool lane_end::take_back() {
   --next_slot_;
   // Nothing that the worker still has is of this kind.
   if (sent_.back().introduces) entries_.pop_back();
+  keep_for_the_next(std::move(sent_.back().in));
   sent_.pop_back();
   return true;
 }
@@ -157,6 +180,11 @@ void lane_end::first_is_over() { sent_.pop_front(); }
 bool lane_end::has_begun() const {
   if (sent_.empty()) return false;
   return lane_.slots[(next_slot_ - sent_.size()) % lane::slots_count].state.load() != lane_slot::sent;
+}
+
+void lane_end::go_on() {
+  lane_.halted.store(0);
+  platform::wake_waiters(lane_.halted);
 }
 
 void lane_end::close() {
@@ -208,7 +236,8 @@ lane_end::frame lane_end::next(reply_bytes* to) {
 lane_end::frame lane_end::take_frame(const lane_frame_header& header, std::uint64_t whole, reply_bytes* to) {
   frame found;
   const std::uint64_t at = taken_ % lane::results_size;
-  const auto kind = static_cast<lane_frame>(header.kind & ~lane_frame_measured);
+  const auto kind = static_cast<lane_frame>(header.kind & ~(lane_frame_measured | lane_frame_attached));
+  const bool has_attached = (header.kind & lane_frame_attached) != 0;
   found.measured = (header.kind & lane_frame_measured) != 0;
   if (kind == lane_frame::skip) {
     if (whole != lane::results_size - at) found.state = frame::state_kind::lies;
@@ -242,15 +271,18 @@ lane_end::frame lane_end::take_frame(const lane_frame_header& header, std::uint6
   found.begin = body_begin_;
   found.size = to->arrived() - body_begin_;
   found.state = frame::state_kind::came;
-  if (found.measured) {
-    if (found.size < sizeof found.usage) {
+  const auto take_from_the_end = [&](void* what, std::size_t size) {
+    if (found.size < size) {
       found.state = frame::state_kind::lies;
-      return found;
+      return;
     }
-    found.size -= sizeof found.usage;
+    found.size -= size;
     to->select(0, to->arrived());
-    std::memcpy(&found.usage, to->data() + found.begin + found.size, sizeof found.usage);
-  }
+    std::memcpy(what, to->data() + found.begin + found.size, size);
+  };
+  if (found.measured) take_from_the_end(&found.usage, sizeof found.usage);
+  if (has_attached) take_from_the_end(&found.attached.emplace(), sizeof *found.attached);
+  if (has_attached && kind != lane_frame::value) found.state = frame::state_kind::lies;
   return found;
 }
 

@@ -12,6 +12,7 @@
 
 #include <pynisher/detail/execute.hpp>
 
+#include "../exchange.hpp"
 #include "../platform/contract.hpp"
 #include "batch.hpp"
 #include "lane.hpp"
@@ -44,6 +45,9 @@ class lane_end {
   /// As the worker has it: on the monotonic clock, and the CPU time that it had used then.
   [[nodiscard]] std::int64_t item_began() const { return lane_.item_began.load(); }
   [[nodiscard]] std::int64_t item_cpu() const { return lane_.item_cpu.load(); }
+  /// The worker begins with nothing more than what has come by now says, until `go_on`.
+  void halt() { lane_.halted.store(1); }
+  void go_on();
   /// The worker ends once it has nothing left.
   void close();
 
@@ -55,6 +59,7 @@ class lane_end {
     std::int64_t wall_ns = 0;
     bool measured = false;
     lane_usage usage{};
+    std::optional<deposit_key> attached;
   };
   /// The next end of an item, whose body is at the end of `to` then; null: no item is being waited for, so that
   /// whatever comes is a lie. Pieces of what is coming are taken as well. Throws `std::bad_alloc`.
@@ -67,14 +72,20 @@ class lane_end {
   [[nodiscard]] bool has_news() const { return lane_.written.load() != taken_.load(std::memory_order_relaxed); }
 
  private:
-  /// A message's place in the ring of tasks.
+  /// In which a large message is sent.
+  struct sent_file {
+    platform::call_fd file;
+    std::uint64_t serial = 0;  ///< 0: it has not been sent yet
+  };
+  /// A message's place in the ring of tasks, or in a file.
   struct place {
     std::uint64_t begin = 0, end = 0;
     bool introduces = false;  ///< its kind of task to the worker
+    sent_file in;
   };
   [[nodiscard]] std::optional<std::uint64_t> find_room(std::uint64_t size) const;
-  bool write_file(lane_slot& slot, const std::vector<std::byte>& introduction, const std::byte* items,
-                  std::size_t size);
+  bool write_file(place& at, const std::vector<std::byte>& introduction, const std::byte* items, std::size_t size);
+  void keep_for_the_next(sent_file&& unused);
   std::uint32_t number_of(const task_entry& entry, std::vector<std::byte>& introduction);
   void publish_taken();
   frame take_frame(const lane_frame_header& header, std::uint64_t whole, reply_bytes* to);
@@ -87,6 +98,9 @@ class lane_end {
   std::deque<place> sent_;
   std::uint64_t next_slot_ = 0;
   std::uint64_t file_serial_ = 0;
+  /// Of messages that were taken back: they lie in the worker's conversation behind those that are in use. The one that
+  /// was sent first is the last here, and the next to be used.
+  std::vector<sent_file> spare_files_;
   std::vector<const task_entry*> entries_;
 
   std::atomic<std::uint64_t> taken_{0};  ///< written under its owner's lock; `has_news` is asked without

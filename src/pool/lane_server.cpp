@@ -12,6 +12,7 @@
 #include "../call_order.hpp"
 #include "../child_main.hpp"
 #include "../exception_frame.hpp"
+#include "../mail_packing.hpp"
 #include "descriptors.hpp"
 
 namespace pynisher::detail {
@@ -104,6 +105,8 @@ void lane_writer::forget() {
   if (in_pieces_) whole(lane_frame::forget, nullptr, 0);
 }
 
+void begin_task_reply() { begin_packing_reply(); }
+
 // --- the worker -------------------------------------------------------------------------------------------------
 
 lane_server::lane_server(lane& with, std::span<const platform::call_fd> bells, int conversation, bool in_process)
@@ -176,6 +179,8 @@ void lane_server::run_items(void* worker, lane_slot& slot, const std::byte* byte
     bytes += lane::padded(slot.entry_size);
   }
   for (std::uint32_t i = 0; i < items; ++i) {
+    // The program is about to end this worker for the item before, or to find that it need not.
+    while (lane_.halted.load() != 0) platform::wait_for_change(lane_.halted, 1);
     lane_slot* const last = i + 1 == items ? &slot : nullptr;
     if (entry == nullptr) {
       send_exception(std::make_exception_ptr(wire_error(why)), last);
@@ -193,16 +198,26 @@ void lane_server::run_item(void* worker, const task_entry& entry, input_archive 
   try {
     output_archive out(writer_, writer_.begin());
     entry.run(worker, in, out);
-    end_item(lane_frame::value, out, last);
+    send_value(out, last);
   } catch (abi::__forced_unwind&) {
     throw;
   } catch (...) {
+    drop_packed_reply();
     send_exception(std::current_exception(), last);
   }
   if (last == nullptr && item_began_ - rung_ > ring_interval) {
     rung_ = item_began_;
     writer_.ring();
   }
+}
+
+void lane_server::send_value(output_archive& out, lane_slot* last) {
+  // A thread is no party of its own, whose deposits could be told from the program's.
+  const auto attached = finish_packing_result(in_process_ ? deposit_mode::result : deposit_mode::argument);
+  if (!attached) return end_item(lane_frame::value, out, last);
+  deposited until_sent(*attached);
+  end_item(lane_frame::value, out, last, &*attached);
+  until_sent.leave();
 }
 
 void lane_server::begin_item(clock::time_point now) {
@@ -214,11 +229,15 @@ void lane_server::begin_item(clock::time_point now) {
   }
 }
 
-void lane_server::end_item(lane_frame kind, output_archive& out, lane_slot* last) {
+void lane_server::end_item(lane_frame kind, output_archive& out, lane_slot* last, const deposit_key* attached) {
   // What it has printed is there when its result is.
   if (last != nullptr && in_process_) flush_output();
   const auto now = clock::now();
   auto kind_sent = static_cast<std::uint32_t>(kind);
+  if (attached != nullptr) {
+    out.write(attached, sizeof *attached);
+    kind_sent |= lane_frame_attached;
+  }
   if (now - looked_ >= look_interval) {
     const lane_usage all = usage_now();
     const lane_usage cost{all.user_ns - seen_.user_ns, all.system_ns - seen_.system_ns,

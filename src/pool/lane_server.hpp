@@ -12,6 +12,7 @@
 
 #include <pynisher/detail/pool/core.hpp>
 
+#include "../exchange.hpp"
 #include "../platform/contract.hpp"
 #include "lane.hpp"
 
@@ -75,7 +76,8 @@ class lane_server {
   const task_entry* entry_of(std::uint32_t number, input_archive introduction, std::string& why_not);
   void begin_item(clock::time_point now);
   /// The item's result is in `out`, and goes.
-  void end_item(lane_frame kind, output_archive& out, lane_slot* last);
+  void end_item(lane_frame kind, output_archive& out, lane_slot* last, const deposit_key* attached = nullptr);
+  void send_value(output_archive& out, lane_slot* last);
   [[nodiscard]] lane_usage usage_now() const;
 
   lane& lane_;

@@ -12,9 +12,9 @@
 #include "../call_order.hpp"
 #include "../child_main.hpp"
 #include "../supervised_call.hpp"
+#include "../without_signals.hpp"
 #include "descriptors.hpp"
 #include "lane_server.hpp"
-#include "../without_signals.hpp"
 
 namespace pynisher::detail {
 
@@ -37,6 +37,20 @@ void live(lane& with, std::span<platform::call_fd> bells, int conversation, bool
     factory.make(number, serve);
   });
 }
+
+/// The factory as it is sent to one worker.
+class factory_for_one final : public child_task {
+ public:
+  factory_for_one(const worker_factory& all, unsigned number) : all_(all), number_(number) {}
+  void run(output_archive& /*reply*/) override {}
+  [[nodiscard]] call_name name() const override { return all_.name(); }
+  [[nodiscard]] const call_entry* entry() const override { return all_.entry(); }
+  void pack(output_archive& out) const override { all_.pack_for(number_, out); }
+
+ private:
+  const worker_factory& all_;
+  const unsigned number_;
+};
 
 /// The call that a worker's process exists for.
 class worker_task final : public child_task {
@@ -75,9 +89,12 @@ class worker_task final : public child_task {
     if (const auto& task = what_.initializer.task()) {
       initializer = pack_bytes([&](output_archive& to) { write_call(to, *task); });
     }
-    out(what_.number, initializer, pack_bytes([&](output_archive& to) { write_call(to, *what_.factory); }));
+    const factory_for_one own(*what_.factory, what_.number);
+    out(what_.number, initializer, pack_bytes([&](output_archive& to) { write_call(to, own); }));
     out.write(&what_.mask, sizeof what_.mask);
   }
+
+  void pack_ends(output_archive& out) const override { what_.factory->pack_ends_for(what_.number, out); }
 
   static std::unique_ptr<child_task> unpack(input_archive& in) { return std::make_unique<worker_task>(in); }
 
@@ -88,6 +105,8 @@ class worker_task final : public child_task {
 
 constexpr call_entry worker_entry{call_entry::own_stamp, type_hash<worker_task>(), &worker_task::unpack};
 const call_entry* worker_task::entry() const { return what_.factory->entry() != nullptr ? &worker_entry : nullptr; }
+
+thread_local const worker_factory* factory_here = nullptr;
 
 // --- in the program ---------------------------------------------------------------------------------------------
 
@@ -171,6 +190,7 @@ class thread_life final : public worker_life {
           of->tell();
         }
       } const end{this};
+      factory_here = order.factory.get();
       live(memory->get(), std::span(descriptors).subspan(1), conversation.get(), false, *order.factory,
            order.initializer.task().get(), order.number);
     }
@@ -180,6 +200,24 @@ class thread_life final : public worker_life {
 };
 
 }  // namespace
+
+const worker_factory* factory_of_this_thread() noexcept { return factory_here; }
+
+void run_apart(std::function<void()> what) {
+  const without_signals blocked;
+  own_threads.fetch_add(1);
+  try {
+    std::thread([what = std::move(what)]() mutable {
+      what();
+      // What it holds may be the last of something.
+      what = nullptr;
+      own_threads.fetch_sub(1);
+    }).detach();
+  } catch (...) {
+    own_threads.fetch_sub(1);
+    throw;
+  }
+}
 
 std::unique_ptr<worker_life> start_process(const worker_order& what, lane_end& with, std::function<void()> tell) {
   return std::make_unique<process_life>(what, with, std::move(tell));

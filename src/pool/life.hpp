@@ -35,6 +35,11 @@ struct worker_order {
   sigset_t mask;  ///< the signals that a process has blocked
 };
 
+/// What has made the worker that this thread is; null: it is no worker's thread.
+[[nodiscard]] const worker_factory* factory_of_this_thread() noexcept;
+/// On a thread that nobody waits for. Throws `std::system_error`.
+void run_apart(std::function<void()> what);
+
 /// `tell`: called when it has ended, on any thread; must not wait. Throw `StartException`, `std::system_error` and
 /// `std::bad_alloc`. The lane is handed over, and its `started` is called.
 std::unique_ptr<worker_life> start_process(const worker_order& what, lane_end& with, std::function<void()> tell);

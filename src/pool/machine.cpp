@@ -83,6 +83,7 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
   std::memcpy(what->packed.data(), &header, sizeof header);
   if (!task.packed.empty()) std::memcpy(what->packed.data() + sizeof header, task.packed.data(), task.packed.size());
   what->done = std::move(done);
+  if (task.attached) what->attached.push_back({0, std::move(task.attached)});
 
   const lock held(mutex_);
   if (broken_) throw BrokenPoolError("the pool is broken: no worker will run this", broken_);
@@ -121,13 +122,15 @@ bool pool_machine::cancel(ticket which, bool kill) {
   batch& what = *singles_.at(which);
   scheduler_.cancel(what);
   if (!singles_.contains(which)) return true;
+  take_all_results();
+  if (!singles_.contains(which)) return false;
   // It has begun.
-  for (unsigned i = 0; i < slots_.size(); ++i) {
-    const auto& lane = scheduler_.lane(i);
-    if (lane.empty() || lane.front() != &what || !slots_[i].life) continue;
-    if (kill && plan_.given.backend == backend::processes) {
-      this->kill(i, ended_for::cancelled);
-      return true;
+  if (kill && plan_.given.backend == backend::processes) {
+    for (unsigned i = 0; i < slots_.size(); ++i) {
+      const auto& lane = scheduler_.lane(i);
+      if (lane.empty() || lane.front() != &what || !slots_[i].life) continue;
+      // If that fails, it has just come to its end.
+      return kill_for_its_item(i, ended_for::cancelled);
     }
   }
   what.cancelled = false;
@@ -173,9 +176,10 @@ void pool_machine::give_up(job& what) {
                                   std::make_exception_ptr(
                                       BrokenPoolError("the pool is broken: no worker will run this", broken_))));
   hand_over(*message);
+  let_fall(*message);
   delivery left;
   for (std::uint32_t i = message->ended; i < message->items; ++i) {
-    left.items.push_back({message->first + i, no_worker, lane_frame::value, 0, 0, {}, outcome});
+    left.items.push_back({message->first + i, no_worker, lane_frame::value, 0, 0, {}, outcome, nullptr});
   }
   if (message->ticket != 0) {
     finish_single(*message, std::move(left.items.front()), {});
@@ -222,6 +226,7 @@ void pool_machine::first_words(unsigned worker, const lane_end::frame& said) {
   slot& at = slots_[worker];
   if (said.kind == lane_frame::ready) {
     at.made = true;
+    at.vain_starts = 0;
     at.words = {};
     scheduler_.ready(worker);
     changed_.notify_all();
@@ -262,6 +267,9 @@ std::unique_ptr<batch> pool_machine::alone(const batch& of) {
   single->name = of.name;
   single->first = of.first + of.ended;
   single->packed.assign(from, from + static_cast<std::ptrdiff_t>(sizeof item + lane::padded(item.size)));
+  for (const auto& [number, what] : of.attached) {
+    if (number == of.ended) single->attached.push_back({0, what});
+  }
   return single;
 }
 
@@ -288,7 +296,8 @@ void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame&
       failed && how.kind != lane_frame::unsendable && !of.cancelled && scheduler_.tries_again(of.failures);
   const std::uint32_t failures = of.failures + 1;
   std::unique_ptr<batch> retried;
-  finished_item item{of.first + of.ended, worker, how.kind, how.begin, how.size, usage_of(at, how), nullptr};
+  finished_item item{of.first + of.ended, worker, how.kind, how.begin, how.size, usage_of(at, how), nullptr, nullptr};
+  if (how.attached) adopt(item, of, *how.attached);
   if (again && of.items > 1) retried = alone(of);
   if (!again && of.ticket == 0) of.finished.push_back(std::move(item));
   if (of.limits && (of.limits->wall_time() || of.limits->cpu_time())) at.first_since = clock::now();
@@ -316,6 +325,7 @@ void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame&
     retried->failures = failures;
     scheduler_.submit_again(*retried.release());
   }
+  let_fall(*over);
   if (over->ticket != 0) {
     finish_single(*over, std::move(item), std::move(over->replies));
   } else {
@@ -330,7 +340,12 @@ void pool_machine::hand_over(batch& of) {
 
 void pool_machine::deliver(std::uint64_t owner, delivery&& what) {
   const auto found = sinks_.find(owner);
-  if (found == sinks_.end()) return;
+  if (found == sinks_.end()) {
+    for (finished_item& one : what.items) {
+      if (one.attached) run_apart_from_the_mutex([kept = std::move(one.attached)] {});
+    }
+    return;
+  }
   map_sink& sink = *found->second;
   sink.on_their_way -= what.items.size();
   sink.arrived.push_back(std::move(what));
@@ -341,6 +356,23 @@ void pool_machine::wake(map_sink& sink) {
   if (sink.sleeps) sink.wake.notify_one();
   // Who watches does not hold the mutex, so that it is not who delivers this.
   if (watcher_ == &sink) results_bells_.wake();
+}
+
+/// The worker may be gone before anybody reads what it has sent.
+void pool_machine::adopt(finished_item& item, const batch& of, const deposit_key& key) {
+  item.attached = std::make_shared<deposited>(key);
+  // A map's result is read once, and a future's as often as it is asked for.
+  const auto mode = of.ticket == 0 ? deposit_mode::argument : deposit_mode::kept;
+  run_apart_from_the_mutex([what = item.attached, mode] { what->adopt(mode); });
+}
+
+void pool_machine::let_fall(batch& over) {
+  if (!over.attached.empty()) run_apart_from_the_mutex([what = std::exchange(over.attached, {})] {});
+}
+
+void pool_machine::run_apart_from_the_mutex(std::function<void()> errand) {
+  errands_.push_back(std::move(errand));
+  service_bells_.wake();
 }
 
 void pool_machine::finish_single(batch& of, finished_item&& item, reply_bytes&& bytes) {
@@ -430,8 +462,13 @@ void pool_machine::detach(std::uint64_t owner, map_sink& sink) {
       killed = true;
       if (plan_.given.backend == backend::threads) break;
       for (unsigned i = 0; i < slots_.size(); ++i) {
-        const auto& lane = scheduler_.lane(i);
-        if (!lane.empty() && lane.front()->owner == owner && slots_[i].life) kill(i, ended_for::cancelled);
+        // Another item of the map's may have followed.
+        const auto is_at_it = [&] {
+          const auto& lane = scheduler_.lane(i);
+          return !lane.empty() && lane.front()->owner == owner && slots_[i].life;
+        };
+        while (is_at_it() && !kill_for_its_item(i, ended_for::cancelled)) {
+        }
       }
     }
     watch(held, sink, killed ? std::nullopt : std::optional(until));
@@ -471,6 +508,7 @@ raw_outcome pool_machine::outcome_of(const finished_item& item, const reply_byte
   }
   if (item.size > 0) std::memcpy(record.bytes.grow(item.size), bytes.data() - bytes.begin() + item.begin, item.size);
   record.bytes.select(0, item.size);
+  record.custody = item.attached;
   return conclude(*plan_.task_limits, std::move(record), name);
 }
 

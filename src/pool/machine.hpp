@@ -10,6 +10,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -56,11 +57,12 @@ class pool_machine final : public pool_core, private pool_hands {
   /// Starts all workers and waits for them.
   void open();
   [[nodiscard]] pid_t owner() const { return owner_; }
-  /// For the last handle: by the service thread itself, the machine is left to that.
+  /// For the last handle. Where that goes on a thread of the machine's own, the rest is done apart.
   void let_go();
 
   // --- pool_core
   [[nodiscard]] const pool_plan& plan() const override { return plan_; }
+  [[nodiscard]] bool is_own_thread() const override;
   ticket submit(packed_task task, done_handler done) override;
   task_state state_of(ticket which) override;
   bool cancel(ticket which, bool kill) override;
@@ -89,7 +91,8 @@ class pool_machine final : public pool_core, private pool_hands {
     std::shared_ptr<lane_end> lane;
     std::unique_ptr<worker_life> life;
     bool start_wanted = false;
-    bool made = false;  ///< the worker's object
+    unsigned vain_starts = 0;  ///< that others have ended, in a row; the next one comes at `start_after`
+    bool made = false;         ///< the worker's object
     bool retiring = false;
     ended_for killed_for = ended_for::nothing;
     std::uint64_t killed_at = 0;             ///< `items` then: the next item is the one that it was killed for
@@ -98,7 +101,7 @@ class pool_machine final : public pool_core, private pool_hands {
     std::optional<lane_end::frame> refusal;  ///< in those words
     std::uint64_t items = 0;                 ///< that have ended in this slot
     task_clock clock{1};
-    clock::time_point started, first_since;
+    clock::time_point started, first_since, start_after;
     std::optional<clock::time_point> next_look;
   };
   using lock = std::unique_lock<std::mutex>;
@@ -118,6 +121,10 @@ class pool_machine final : public pool_core, private pool_hands {
   [[nodiscard]] pynisher::usage usage_of(const slot& at, const lane_end::frame& how) const;
   void hand_over(batch& of);
   void deliver(std::uint64_t owner, delivery&& what);
+  /// Before it goes: what it holds must not go under the mutex.
+  void let_fall(batch& over);
+  void adopt(finished_item& item, const batch& of, const deposit_key& key);
+  void run_apart_from_the_mutex(std::function<void()> errand);
   void finish_single(batch& of, finished_item&& item, reply_bytes&& bytes);
   void wake(map_sink& sink);
   void hand_on_the_watch(const map_sink& by);
@@ -133,8 +140,10 @@ class pool_machine final : public pool_core, private pool_hands {
   void bury_unmade(unsigned worker, raw_outcome end, lock& held);
   void forget_worker(unsigned worker);
   void worker_not_made(unsigned worker, const std::exception_ptr& why);
+  bool start_after_a_while(unsigned worker);
   void look_at_time(unsigned worker, clock::time_point now);
   void kill(unsigned worker, ended_for cause);
+  bool kill_for_its_item(unsigned worker, ended_for cause);
   [[nodiscard]] raw_outcome outcome_of_killed(const task_clock& had, ended_for cause, const settings* limits,
                                               const call_name& name) const;
   [[nodiscard]] task_clock::limits limits_of(const batch& of) const;
@@ -171,6 +180,9 @@ class pool_machine final : public pool_core, private pool_hands {
   };
   std::vector<finished_single> finished_singles_;
   std::size_t singles_called_back_ = 0;  ///< being called back at the moment
+  /// For the service thread, in their order: what asks the exchange, or may do so as it goes.
+  std::vector<std::function<void()>> errands_;
+  bool is_on_errands_ = false;
 
   // Whoever waits for results.
   map_sink* watcher_ = nullptr;

@@ -83,7 +83,7 @@ class pool_map_run final : public map_run {
     return at_leisure_ && !added_ ? free : 0;
   }
   void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items,
-           const call_name& name) override {
+           std::vector<attached_to_item> attached, const call_name& name) override {
     auto message = std::make_unique<batch>();
     message->owner = owner_;
     message->items = items;
@@ -92,6 +92,7 @@ class pool_map_run final : public map_run {
     message->name = name;
     message->first = read_;
     message->packed = std::move(packed);
+    message->attached = std::move(attached);
     name_ = name;
     read_ += items;
     added_ = true;
@@ -99,7 +100,8 @@ class pool_map_run final : public map_run {
   }
   void add_failed(raw_outcome why) override {
     finished_item item{
-        read_++, pool_core::no_worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(why))};
+        read_++, pool_core::no_worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(why)),
+        nullptr};
     arrived(std::move(item), nullptr);
   }
   void end_of_input() override { input_ended_ = true; }
@@ -167,6 +169,7 @@ class pool_map_run final : public map_run {
   /// Empty: it is kept for the end.
   std::optional<map_result> give_out(result_queue::entry&& entry) {
     bytes_ = std::move(entry.bytes);
+    attached_ = std::move(entry.item.attached);
     const finished_item& item = entry.item;
     if (item.outcome && machine_.plan().given.on_error == on_error::collect) {
       failures_.push_back({static_cast<std::size_t>(item.index), item.outcome->explanation, item.outcome->error});
@@ -224,7 +227,9 @@ class pool_map_run final : public map_run {
   platform::clock::time_point given_out_at_, looked_;
   std::exception_ptr first_error_;
   std::vector<pool_failure> failures_;
-  std::shared_ptr<reply_bytes> bytes_;  ///< of the result that was given out last
+  // Of the result that was given out last.
+  std::shared_ptr<reply_bytes> bytes_;
+  std::shared_ptr<deposited> attached_;
 };
 
 }  // namespace

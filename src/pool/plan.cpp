@@ -10,6 +10,7 @@
 #include <pynisher/detail/travel.hpp>
 #include <pynisher/exceptions.hpp>
 
+#include "../mail_packing.hpp"
 #include "../platform/contract.hpp"
 #include "../settings.hpp"
 
@@ -113,6 +114,12 @@ std::vector<std::byte> pack_bytes(const std::function<void(output_archive&)>& wr
   write(out);
   sink.bytes.resize(static_cast<std::size_t>(out.position()));
   return std::move(sink.bytes);
+}
+
+std::shared_ptr<void> pack_attached(bool again, void (*write)(void*), void* with) {
+  packing_scope packing(again ? deposit_mode::kept : deposit_mode::argument);
+  write(with);
+  return packing.finish();
 }
 
 }  // namespace pynisher::detail

@@ -55,6 +55,11 @@ bool pool_scheduler::start_failed(unsigned worker) {
   return true;
 }
 
+void pool_scheduler::start_again(unsigned worker) {
+  workers_[worker].now = stopped_ ? state::none : state::starting;
+  if (!stopped_) hands_.start(worker);
+}
+
 bool pool_scheduler::item_ended(unsigned worker) {
   auto& w = workers_[worker];
   job& first = *w.lane.front();

@@ -64,6 +64,8 @@ class pool_scheduler {
   void ready(unsigned worker);
   /// The worker could not be made. False: the pool is broken now.
   bool start_failed(unsigned worker);
+  /// Somebody else has ended it before it was made, which says nothing of the next one.
+  void start_again(unsigned worker);
   /// The first item of the worker's first job has ended. True: the job is over.
   bool item_ended(unsigned worker);
   /// The worker is gone.

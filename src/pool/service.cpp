@@ -14,8 +14,8 @@
 #include "../child_main.hpp"
 #include "../settings.hpp"
 #include "../supervised_call.hpp"
-#include "machine.hpp"
 #include "../without_signals.hpp"
+#include "machine.hpp"
 
 namespace pynisher::detail {
 
@@ -25,6 +25,22 @@ using namespace std::chrono_literals;
 
 /// Between SIGTERM and SIGKILL.
 constexpr auto time_for_sigterm = 1s;
+/// A worker that others end before it is made is started again at once, and then ever later; after so many times in a
+/// row it is taken for its own fault: a constructor may kill its own process.
+constexpr unsigned most_vain_starts = 100;
+constexpr auto longest_pause = 500ms;
+
+/// By a signal that comes from outside.
+bool was_ended_by_others(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const SignalException& e) {
+    const int signals[] = {SIGKILL, SIGTERM, SIGINT, SIGHUP, SIGQUIT};
+    return std::ranges::find(signals, e.signal()) != std::end(signals);
+  } catch (...) {
+    return false;
+  }
+}
 
 }  // namespace
 
@@ -80,12 +96,19 @@ void pool_machine::close() {
   }
 }
 
+bool pool_machine::is_own_thread() const {
+  return std::this_thread::get_id() == service_.get_id() || factory_of_this_thread() == factory_.get();
+}
+
 void pool_machine::let_go() {
   if (owner_ != platform::process_number())
     return;  // a forked copy of the program has neither the thread nor the workers
-  if (std::this_thread::get_id() == service_.get_id()) {
-    // From a callback: the service thread closes the pool itself, with what else it needs for that.
-    std::thread([this] { let_go(); }).detach();
+  if (is_own_thread()) {
+    try {
+      run_apart([this] { let_go(); });
+    } catch (const std::system_error&) {
+      // Out of threads: it stays.
+    }
     return;
   }
   close();
@@ -113,7 +136,7 @@ pool_machine::~pool_machine() {
 }
 
 bool pool_machine::all_gone() const {
-  return finished_singles_.empty() && singles_called_back_ == 0 &&
+  return finished_singles_.empty() && singles_called_back_ == 0 && errands_.empty() && !is_on_errands_ &&
          std::all_of(slots_.begin(), slots_.end(), [](const slot& one) { return !one.life && !one.start_wanted; });
 }
 
@@ -161,15 +184,16 @@ void pool_machine::serve() {
   while (!end_service_) {
     for (unsigned i = 0; i < slots_.size(); ++i) {
       if (slots_[i].life && slots_[i].life->has_ended()) bury(i, held);
-      if (slots_[i].start_wanted) start_worker(i, held);
+      if (slots_[i].start_wanted && (closing_ || slots_[i].start_after <= clock::now())) start_worker(i, held);
     }
     take_all_results();
     const auto now = clock::now();
     std::optional<clock::time_point> next;
+    const auto look_again = [&next](clock::time_point when) { next = std::min(next.value_or(when), when); };
     for (unsigned i = 0; i < slots_.size(); ++i) {
       if (slots_[i].next_look && *slots_[i].next_look <= now) look_at_time(i, now);
-      const auto& look = slots_[i].next_look;
-      if (look && (!next || *look < *next)) next = look;
+      if (slots_[i].next_look) look_again(*slots_[i].next_look);
+      if (slots_[i].start_wanted) look_again(slots_[i].start_after);
     }
     bool more = false;
     if (service_watches_) {
@@ -181,19 +205,30 @@ void pool_machine::serve() {
     }
     auto singles = std::exchange(finished_singles_, {});
     singles_called_back_ = singles.size();
+    auto errands = std::exchange(errands_, {});
+    is_on_errands_ = !errands.empty();
+    const bool has_done_something = !singles.empty() || !errands.empty();
     service_sleeps_until_ = next.value_or(clock::time_point::max());
     held.unlock();
+    for (auto& errand : errands) {
+      errand();
+      errand = nullptr;
+    }
     for (auto& single : singles) {
       if (single.done) single.done(outcome_of(single.item, single.bytes, single.name), single.item.worker);
       single.done = nullptr;
     }
-    if (singles.empty() && !more) service_bells_.wait(next);
+    if (!has_done_something && !more) service_bells_.wait(next);
     held.lock();
-    if (!singles.empty()) {
+    if (has_done_something) {
       singles_called_back_ = 0;
+      is_on_errands_ = false;
       changed_.notify_all();
     }
   }
+  // Of threads that have come late.
+  const auto left = std::exchange(errands_, {});
+  held.unlock();
 }
 
 void pool_machine::look_by(clock::time_point when) {
@@ -273,6 +308,17 @@ void pool_machine::worker_not_made(unsigned worker, const std::exception_ptr& wh
   changed_.notify_all();
 }
 
+/// False: that has been done often enough.
+bool pool_machine::start_after_a_while(unsigned worker) {
+  slot& at = slots_[worker];
+  if (++at.vain_starts >= most_vain_starts) return false;
+  const unsigned doublings = std::min(at.vain_starts, 12u);
+  if (at.vain_starts > 2)
+    at.start_after = clock::now() + std::min<clock::duration>((1u << doublings) * 250us, longest_pause);
+  scheduler_.start_again(worker);
+  return true;
+}
+
 void pool_machine::kill(unsigned worker, ended_for cause) {
   slot& at = slots_[worker];
   if (!at.life || plan_.given.backend == backend::threads) return;
@@ -282,6 +328,20 @@ void pool_machine::kill(unsigned worker, ended_for cause) {
   }
   at.next_look.reset();
   at.life->kill();
+}
+
+/// Ends the worker for the item that it is at, and for no other. False: it has come to the end of that.
+bool pool_machine::kill_for_its_item(unsigned worker, ended_for cause) {
+  slot& at = slots_[worker];
+  const std::uint64_t item = at.items;
+  at.lane->halt();
+  take_results(worker);
+  if (at.items == item) {
+    kill(worker, cause);
+    return true;
+  }
+  at.lane->go_on();
+  return false;
 }
 
 void pool_machine::look_at_time(unsigned worker, clock::time_point now) {
@@ -308,9 +368,14 @@ void pool_machine::look_at_time(unsigned worker, clock::time_point now) {
   }
   const auto decided = at.clock.look(seen, by);
   at.next_look = decided.next_look;
-  at.never_began = decided.which != task_clock::over::nothing && !seen.begun;
-  if (decided.which == task_clock::over::wall_time) kill(worker, ended_for::wall_time);
-  if (decided.which == task_clock::over::cpu_time) kill(worker, ended_for::cpu_time);
+  if (decided.which == task_clock::over::nothing) return;
+  const auto cause = decided.which == task_clock::over::wall_time ? ended_for::wall_time : ended_for::cpu_time;
+  if (kill_for_its_item(worker, cause)) {
+    at.never_began = !seen.begun;
+  } else {
+    // At what it is at now.
+    at.next_look = now;
+  }
 }
 
 task_clock::limits pool_machine::limits_of(const batch& of) const {
@@ -344,6 +409,8 @@ void pool_machine::bury(unsigned worker, lock& held) {
   raw_outcome end = life.conclude();
   held.lock();
   take_results(worker);
+  // What it has deposited and did not come to send, behind what was sent.
+  if (end.custody) run_apart_from_the_mutex([custody = std::exchange(end.custody, nullptr)] {});
   if (!at.made) return bury_unmade(worker, std::move(end), held);
 
   const auto& had = scheduler_.lane(worker);
@@ -378,8 +445,10 @@ void pool_machine::bury(unsigned worker, lock& held) {
 
   const auto death = scheduler_.ended(worker, charged, wanted);
   if (death.charged != nullptr) {
-    finished_item item{index, worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(end))};
+    finished_item item{index,  worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(end)),
+                       nullptr};
     std::unique_ptr<batch> over(death.over ? &as_batch(*death.charged) : nullptr);
+    if (over) let_fall(*over);
     if (over && over->ticket != 0) {
       finish_single(*over, std::move(item), {});
     } else if (!death.again) {
@@ -398,7 +467,7 @@ void pool_machine::bury_unmade(unsigned worker, raw_outcome end, lock& held) {
   forget_worker(worker);
   std::exception_ptr why = end.error;
   if (refusal) {
-    const finished_item item{0, worker, refusal->kind, refusal->begin, refusal->size, {}, nullptr};
+    const finished_item item{0, worker, refusal->kind, refusal->begin, refusal->size, {}, nullptr, nullptr};
     held.unlock();
     why = outcome_of(item, words, factory_->name()).error;
     held.lock();
@@ -407,9 +476,10 @@ void pool_machine::bury_unmade(unsigned worker, raw_outcome end, lock& held) {
   if (scheduler_.is_stopped()) {
     if (opening_ && !not_opened_) not_opened_ = why;
     changed_.notify_all();
-  } else {
-    worker_not_made(worker, why);
+    return;
   }
+  const bool is_replaced = !opening_ && plan_.given.on_death == on_death::replace && !refusal;
+  if (!is_replaced || !was_ended_by_others(why) || !start_after_a_while(worker)) worker_not_made(worker, why);
 }
 
 /// The slot is empty from here on.

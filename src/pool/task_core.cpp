@@ -162,9 +162,9 @@ std::optional<std::size_t> task_arrivals::next() {
   if (time_) until = begun_ + std::chrono::ceil<clock::duration>(std::min(*time_, platform::longest_wait));
   const auto which = waiter_->next(until);
   if (!which) {
-    throw TimeoutException(
-        fmt::format("as_completed: {} of {} tasks are not done after {}", left_, tasks_.size(), pynisher::to_string(*time_)),
-        *time_, clock::now() - begun_);
+    throw TimeoutException(fmt::format("as_completed: {} of {} tasks are not done after {}", left_, tasks_.size(),
+                                       pynisher::to_string(*time_)),
+                           *time_, clock::now() - begun_);
   }
   --left_;
   return which;

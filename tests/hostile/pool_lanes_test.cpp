@@ -3,6 +3,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -10,7 +13,9 @@
 #include <memory>
 #include <random>
 #include <ranges>
+#include <span>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -20,9 +25,12 @@
 #include <pynisher/pynisher.hpp>
 
 #include "pool/batch.hpp"
+#include "pool/descriptors.hpp"
 #include "pool/lane.hpp"
 #include "pool/lane_end.hpp"
+#include "pool/lane_server.hpp"
 #include "support/pools.hpp"
+#include "support/processes.hpp"
 
 namespace {
 
@@ -129,6 +137,75 @@ TEST(ForgedFrames, NoiseIsNeverMoreThanALie) {
     }
     ASSERT_LE(worker.bytes.arrived(), std::size_t{1} << 20);
   }
+}
+
+TEST(ForgedFrames, AttachmentsThatAreNotThereOrWhereNoneCanBe) {
+  using pynisher::detail::lane_frame_attached;
+  for (const auto kind : {lane_frame::value, lane_frame::exception}) {
+    for (const std::uint32_t size : {8u, 16u, 24u}) {
+      forged worker;
+      worker.frame(static_cast<std::uint32_t>(kind) | lane_frame_attached, size,
+                   sizeof(lane_frame_header) + lane::padded(size));
+      const bool fits = kind == lane_frame::value && size >= 16;
+      const auto came = worker.end.next(&worker.bytes);
+      EXPECT_EQ(came.state, fits ? state::came : state::lies);
+      if (fits) {
+        EXPECT_EQ(came.size, size - 16);
+        EXPECT_TRUE(came.attached);
+      }
+    }
+  }
+}
+
+// --- a worker that is halted --------------------------------------------------------------------------------------
+
+std::atomic<int> begun{0}, may_end{0};
+void begin_and_wait(void* /*nothing*/, pynisher::detail::input_archive& in, pynisher::detail::output_archive& out) {
+  int number = 0;
+  in(number);
+  begun = number;
+  support::await([number] { return may_end >= number; });
+  out(number);
+}
+constexpr pynisher::detail::task_entry waiting_entry{pynisher::detail::task_entry::own_stamp, 1, &begin_and_wait};
+
+// Who ends a worker for an item must know that it has not begun with the next one.
+TEST(HaltedWorkers, BeginNothingMoreUntilTheyMayGoOn) {
+  lane_end end;
+  std::array<pynisher::platform::call_fd, pynisher::detail::descriptors_of_lane> received;
+  ASSERT_TRUE(pynisher::detail::receive_descriptors(end.workers_socket(), received));
+  std::jthread worker([&] {
+    pynisher::detail::lane_server server(end.memory()->get(), std::span(received).subspan(1), -1, false);
+    server.live([](const std::function<void(void*)>& serve) { serve(nullptr); });
+  });
+  reply_bytes words;
+  support::await([&] { return end.next(&words).state == state::came; });
+
+  // The last two are items of one message.
+  std::array<batch, 2> messages;
+  for (int i = 0; i < 2; ++i) {
+    batch& one = messages[static_cast<std::size_t>(i)];
+    pynisher::detail::item_packer packer(false);
+    packer.pack([i](auto& out) { out(i + 1); });
+    if (i == 1) packer.pack([](auto& out) { out(3); });
+    one.items = packer.items();
+    one.entry = &waiting_entry;
+    one.packed = packer.take();
+    end.push(one);
+  }
+  for (int item = 1; item <= 3; ++item) {
+    support::await([item] { return begun == item; });
+    end.halt();
+    may_end = item;
+    batch& of = messages[item == 1 ? 0 : 1];
+    support::await([&] { return end.next(&of.replies).state == state::came; });
+    if (item != 2) end.first_is_over();
+    // There is no sign of its not beginning: it has the time to do wrong.
+    std::this_thread::sleep_for(20ms);
+    EXPECT_EQ(begun, item);
+    end.go_on();
+  }
+  end.close();
 }
 
 // --- real ones ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -15,6 +16,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <memory>
 #include <mutex>
@@ -22,6 +24,7 @@
 #include <optional>
 #include <ostream>
 #include <ranges>
+#include <sstream>
 #include <stdexcept>
 #include <stop_token>
 #include <string>
@@ -34,6 +37,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/handshake.hpp"
 #include "support/outcomes.hpp"
 #include "support/processes.hpp"
 #include "support/scenarios.hpp"
@@ -311,6 +315,36 @@ TEST_P(PoolExecutor, MapThatIsDroppedCancelsWhatDoesNotRun) {
   }
 }
 
+TEST_P(PoolExecutor, MapIsMovedWithWhatIsOnItsWay) {
+  pool_executor pool(with());
+  // Its iterators know the view that they are of.
+  std::istringstream text("0 1 2 3 4 5");
+  auto first = pool.map(twice, std::views::istream<int>(text));
+  auto at = first.begin();
+  EXPECT_EQ(*at, 0);
+  auto second = std::move(first);
+  EXPECT_EQ(*++at, 2);
+  std::vector<int> rest;
+  for (++at; at != second.end(); ++at) rest.push_back(*at);
+  EXPECT_THAT(rest, ElementsAre(4, 6, 8, 10));
+}
+
+TEST_P(PoolExecutor, MapGivesWhatWasReadBeforeItsInputThrew) {
+  pool_executor pool(with({.window = 10}));
+  auto mapped = pool.map(twice, std::views::iota(0) | std::views::transform([](int n) {
+                                  if (n == 3) throw std::out_of_range("no more");
+                                  return n;
+                                }));
+  std::vector<int> results;
+  const auto read_all = [&] {
+    for (const int result : mapped) results.push_back(result);
+  };
+  EXPECT_THROW(read_all(), std::out_of_range);
+  EXPECT_THAT(results, ElementsAre(0, 2, 4));
+  read_all();
+  EXPECT_THAT(results, SizeIs(3));
+}
+
 TEST_P(PoolExecutor, MapDrivesAProgressBar) {
   pool_executor pool(with());
   int sum = 0;
@@ -341,6 +375,23 @@ TEST_P(PoolExecutor, CancelsWhatIsQueuedAndNotWhatRuns) {
   EXPECT_EQ(running.get(), 1);
   EXPECT_EQ(after.get(), 4);
   EXPECT_FALSE(running.cancel(pynisher::kill)) << "it is done";
+}
+
+// What was sent for a task lies in the worker's socket until the worker comes to it: it was left there.
+TEST_P(PoolExecutor, ManyLargeTasksThatAreCancelledLeaveRoomForOthers) {
+  gate before;
+  pool_executor pool(with({.workers = 1, .window = 6}));
+  const auto running = pool.submit(wait_at, before.path());
+  before.await_task();
+  const std::string text(100'000, 'x');
+  const auto kept = pool.submit(length, text);
+  for (int i = 0; i < 1500; ++i) EXPECT_TRUE(pool.submit(length, text).cancel());
+  const auto after = pool.submit(length, text + text);
+  before.open();
+  EXPECT_EQ(running.get(), 1);
+  EXPECT_EQ(kept.get(), text.size());
+  EXPECT_EQ(after.get(), 2 * text.size());
+  EXPECT_EQ(pool.submit(length, text).get(), text.size());
 }
 
 TEST_P(PoolExecutorProcesses, KillsWhatRunsAndReplacesItsWorker) {
@@ -524,6 +575,55 @@ TEST(PoolExecutorThreads, TakeAnything) {
   }
 }
 
+std::ptrdiff_t own_threads() {
+  const auto all = std::filesystem::directory_iterator("/proc/self/task");
+  return std::distance(begin(all), end(all));
+}
+
+// The thread that ends a task ended the executor with it, and waited for itself.
+TEST(PoolExecutorThreads, ATaskMayHoldTheLastHandle) {
+  static_cast<void>(pool_executor({.workers = 1, .backend = pynisher::backend::threads}).submit([] {}).get());
+  const auto before = own_threads();
+  for (const bool lets_go_itself : {false, true}) {
+    std::promise<void> go;
+    auto pool = std::make_shared<pool_executor>(pool_options{.workers = 2, .backend = pynisher::backend::threads});
+    const auto task = pool->submit([pool, &go, lets_go_itself]() mutable {
+      go.get_future().wait();
+      if (lets_go_itself) pool.reset();
+      return 1;
+    });
+    const auto other = pool->submit([] { return 2; });
+    pool.reset();
+    go.set_value();
+    EXPECT_EQ(task.get(), 1);
+    EXPECT_EQ(other.get(), 2);
+    support::await([before] { return own_threads() == before; });
+  }
+}
+
+TEST(PoolExecutorThreads, AContinuationMayHoldTheLastHandle) {
+  static_cast<void>(pool_executor({.workers = 1, .backend = pynisher::backend::threads}).submit([] {}).get());
+  const auto before = own_threads();
+  std::promise<void> go;
+  auto pool = std::make_shared<pool_executor>(pool_options{.workers = 1, .backend = pynisher::backend::threads});
+  const auto task = pool->submit([&go] { go.get_future().wait(); });
+  const auto after = task.then([pool] { return 3; });
+  pool.reset();
+  go.set_value();
+  EXPECT_EQ(after.get(), 3);
+  support::await([before] { return own_threads() == before; });
+}
+
+TEST(PoolExecutorThreads, ATaskThatShutsItsPoolDownDoesNotWaitForItself) {
+  pool_executor pool({.workers = 1, .backend = pynisher::backend::threads});
+  const auto task = pool.submit([&pool] {
+    pool.shutdown();
+    return 1;
+  });
+  EXPECT_EQ(task.get(), 1);
+  EXPECT_THROW(pool.submit([] {}), BrokenPoolError);
+}
+
 // --- tasks that are tried again -----------------------------------------------------------------------------------
 
 std::atomic<int> tries{0};
@@ -537,6 +637,37 @@ TEST_P(PoolExecutor, TriesAgainWithTheSameArguments) {
   pool_executor pool(with({.workers = 1, .retries = 2}));
   EXPECT_EQ(pool.submit(succeed_at_the_third_try, "four").get(), 4);
   EXPECT_THROW(pool.submit(twice, -1).get(), std::domain_error);
+}
+
+constexpr std::size_t most_counted = 1000;
+std::atomic<int>* counts = nullptr;
+int count(std::size_t which, int microseconds) {
+  ++counts[which];
+  const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(microseconds);
+  while (std::chrono::steady_clock::now() < until) {
+  }
+  return 1;
+}
+
+// A worker that is ended for one task may have come to the next one meanwhile, which was run again then.
+TEST(PoolExecutorByFork, ATaskThatWasBegunIsNotRunAgain) {
+  const support::shared<std::array<std::atomic<int>, most_counted>> counted;
+  counts = counted->data();
+  pool_executor pool({.workers = 1, .limits = {.warnings = false}, .context = pynisher::start_method::fork});
+  for (std::size_t i = 0; i < most_counted; i += 2) {
+    const auto first = pool.submit(count, i, 200);
+    const auto second = pool.submit(count, i + 1, 1000);
+    while (counts[i] == 0) {
+    }
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(i * 7 % 200);
+    while (std::chrono::steady_clock::now() < until) {
+    }
+    const bool cancelled = first.cancel(pynisher::kill);
+    EXPECT_EQ(first.cancelled(), cancelled);
+    EXPECT_EQ(second.get(), 1);
+    EXPECT_EQ(counts[i], 1);
+    EXPECT_EQ(counts[i + 1], 1);
+  }
 }
 
 // --- workers that die

@@ -7,6 +7,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <new>
 #include <numeric>
@@ -278,6 +280,30 @@ TEST_P(PoolDeaths, AWorkerThatIsKilledWhileItIsIdleIsReplaced) {
     for (auto&& one : pool.map(numbers(3))) EXPECT_TRUE(one.ok()) << one.what();
     support::await([&] { return pool.pids().front() > 0 && pool.pids().front() != pid; });
   }
+}
+
+/// Its constructor does not come to an end while there is a certain file.
+struct held_up {
+  held_up(const std::string& log, const std::string& while_there_is) {
+    support::log_process(log.c_str());
+    while (::access(while_there_is.c_str(), F_OK) == 0) ::usleep(1000);
+  }
+  int operator()(int x) { return x; }
+};
+
+TEST_P(PoolDeaths, AWorkerThatIsKilledBeforeItIsMadeIsReplacedAsOftenAsThatHappens) {
+  support::process_log log;
+  const std::string barrier = log.path() + "-barrier";
+  pynisher::worker_pool<held_up> pool(with({.workers = 1}), pynisher::shared(log.path(), barrier));
+  std::ofstream(barrier) << "wait";
+  ::kill(static_cast<pid_t>(pool.pids().front()), SIGKILL);
+  constexpr std::size_t kills = 7;
+  for (std::size_t i = 2; i < 2 + kills; ++i) {
+    support::await_logged(log.path(), i);
+    if (i == 1 + kills) std::filesystem::remove(barrier);
+    ::kill(log.pids().back(), SIGKILL);
+  }
+  for (auto&& one : pool.map(numbers(3))) EXPECT_TRUE(one.ok()) << one.what();
 }
 
 TEST_P(PoolDeaths, WorkersAreReplacedAfterSoManyTasks) {

@@ -253,14 +253,52 @@ TEST_P(PoolMap, TellsItsProgressItemByItem) {
 
 // --- inputs that fail ---------------------------------------------------------------------------------------------
 
-TEST_P(PoolMap, AnInputThatThrowsIsHeardOfAndHurtsNobodyElse) {
-  auto pool = make_pool(with({.workers = 2}), &square);
+TEST_P(PoolMap, AnInputThatThrowsIsHeardOfBehindTheResultsOfWhatItGave) {
   const auto source = std::views::iota(0) | std::views::transform([](int i) {
                         if (i == 6) throw std::out_of_range("no more");
                         return i;
                       });
-  EXPECT_THROW(values_of(pool.map(source)), std::out_of_range);
-  EXPECT_EQ(values_of(pool.map(numbers(5))), squares(5));
+  for (const std::size_t chunk : {1u, 4u}) {
+    auto pool = make_pool(with({.workers = 2, .chunk = chunk, .window = 20}), &square);
+    auto results = pool.map(source);
+    std::vector<int> values;
+    const auto read_all = [&] {
+      for (auto&& one : results) values.push_back(one.value());
+    };
+    EXPECT_THROW(read_all(), std::out_of_range);
+    EXPECT_EQ(values, squares(6));
+    read_all();
+    EXPECT_EQ(values, squares(6)) << "there is nothing more to come";
+    EXPECT_EQ(values_of(pool.map(numbers(5))), squares(5)) << "nobody else is hurt";
+  }
+}
+
+TEST_P(PoolMap, AnInputThatThrowsDoesNotHideTheFailuresThatWereCollected) {
+  auto pool = make_pool(with({.workers = 2, .on_error = pynisher::on_error::collect}), [](int i) {
+    if (i == 1) throw std::domain_error("one");
+    return i;
+  });
+  auto results = pool.map(std::views::iota(0) | std::views::transform([](int i) {
+                            if (i == 3) throw std::out_of_range("no more");
+                            return i;
+                          }));
+  auto at = results.begin();
+  ++at;
+  EXPECT_EQ(at->value(), 2);
+  EXPECT_THROW(++at, std::out_of_range);
+  EXPECT_THROW(++at, pynisher::PoolErrors);
+}
+
+TEST_P(PoolMap, ResultsAreMovedWithWhatIsOnItsWay) {
+  auto pool = make_pool(with({.workers = 2}), &square);
+  std::istringstream text("0 1 2 3 4 5");
+  auto first = pool.map(std::views::istream<int>(text));
+  auto at = first.begin();
+  EXPECT_EQ(at->value(), 0);
+  auto second = std::move(first);
+  EXPECT_EQ((++at)->value(), 1);
+  ++at;
+  EXPECT_EQ(values_of(std::move(second)), (std::vector{4, 9, 16, 25}));
 }
 
 /// Cannot be packed, or not be unpacked, where it says so.

@@ -268,6 +268,24 @@ TEST(PoolScheduler, AWorkerThatCannotBeMadeBreaksThePoolInTheEnd) {
   EXPECT_THAT(pool.given_up, ElementsAre(&waits, &late));
 }
 
+TEST(PoolScheduler, AStartThatOthersHaveCutShortIsNoFailure) {
+  world pool({.workers = 1});
+  pool.all_ready();
+  pool.die(0);
+  job& waits = pool.submit();
+  for (unsigned i = 0; i < 10; ++i) {
+    EXPECT_EQ(pool.workers[0].starts, i + 2);
+    pool.workers[0].starting = false;
+    pool.scheduler.start_again(0);
+  }
+  pool.is_ready(0);
+  EXPECT_THAT(pool.workers[0].lane, ElementsAre(&waits));
+  pool.scheduler.stop();
+  pool.die(0);
+  pool.scheduler.start_again(0);
+  EXPECT_FALSE(pool.workers[0].starting) << "a pool that is over starts nothing";
+}
+
 TEST(PoolScheduler, BreakPoolGivesUpAllThatWaits) {
   world pool({.workers = 2, .replace = false});
   pool.all_ready();

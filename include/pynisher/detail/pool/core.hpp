@@ -35,6 +35,9 @@ struct task_entry {
   void (*run)(void* worker, input_archive& in, output_archive& reply);
 };
 
+/// In the worker, in `run`: the function has returned, and what is packed from here on is its result.
+void begin_task_reply();
+
 /// Makes the workers' objects. Lives in the program for as long as the pool, so that workers can be made again.
 class worker_factory : public child_task {
  public:
@@ -43,7 +46,12 @@ class worker_factory : public child_task {
   virtual void make(unsigned number, const std::function<void(void*)>& serve) = 0;
   /// What it says of itself: the worker's type, without arguments.
   [[nodiscard]] call_name name() const override = 0;
-  /// Sent with the number of the worker; the process that is started afresh unpacks one of these and calls `make`.
+  /// The process that is started afresh unpacks one of these and calls `make`. It gets its own arguments, and those of
+  /// no other worker: ends of channels that it does not have are nobody's.
+  virtual void pack_for(unsigned number, output_archive& out) const = 0;
+  void pack(output_archive& out) const final { pack_for(0, out); }
+  /// For a worker that is forked: those of its arguments that may hold ends.
+  virtual void pack_ends_for(unsigned /*number*/, output_archive& /*out*/) const {}
   void run(output_archive& /*reply*/) final {}
 };
 /// What unpacks the factory in a process that is started afresh; null where it cannot be sent.
@@ -53,11 +61,22 @@ using factory_entry = call_entry;
 struct packed_task {
   const task_entry* entry = nullptr;
   std::vector<std::byte> packed;
+  std::shared_ptr<void> attached;          ///< what it holds that is no bytes; see `pack_attached`
   call_name name;                          ///< for messages
   std::shared_ptr<const settings> limits;  ///< its own `wall_time` and `cpu_time`; null: those of the pool's options
 };
 /// Runs `write` with an archive; gives its bytes. Throws what `write` throws.
 std::vector<std::byte> pack_bytes(const std::function<void(output_archive&)>& write);
+
+/// Calls `write`, which may pack ends of channels, queues, buffers and descriptors. They wait where the worker fetches
+/// them; what it has not fetched is given back when what this returns goes (null: there is nothing of the kind), which
+/// must be under no lock. `again`: they may be fetched by more than one worker, one after the other.
+std::shared_ptr<void> pack_attached(bool again, void (*write)(void*), void* with);
+template <class Write>
+std::shared_ptr<void> pack_attached(bool again, Write write) {
+  return pack_attached(
+      again, [](void* with) { (*static_cast<Write*>(with))(); }, &write);
+}
 
 /// Options of a pool that have been found good; `plan_pool` makes them.
 struct pool_plan {
@@ -83,6 +102,8 @@ class pool_core {
   static std::shared_ptr<pool_core> open(pool_plan plan, std::unique_ptr<worker_factory> factory);
   virtual ~pool_core() = default;
   [[nodiscard]] virtual const pool_plan& plan() const = 0;
+  /// This thread is a worker of it, or the one by which it works itself: what it waits for would wait for this thread.
+  [[nodiscard]] virtual bool is_own_thread() const = 0;
 
   // --- one task at a time: for executors -------------------------------------------------------------------------
 

@@ -42,6 +42,8 @@ class executor_core {
   virtual ~executor_core() = default;
 
   [[nodiscard]] virtual bool has_threads() const = 0;
+  /// This thread is one of its pool's: a worker, or the one that ends tasks.
+  [[nodiscard]] virtual bool is_own_thread() const = 0;
   [[nodiscard]] virtual std::size_t window() const = 0;
   [[nodiscard]] virtual const std::shared_ptr<task_runner>& runner() const = 0;
 
@@ -56,7 +58,8 @@ class executor_core {
   virtual void end_workers(bool kill) = 0;
   [[nodiscard]] virtual std::vector<std::int64_t> pids() = 0;
 };
-/// As its owner lets go of it: `shutdown(true, false)`. In a forked copy of the program, which has no workers, nothing.
+/// As its owner lets go of it: `shutdown(true, false)`, on a thread apart where this is one of its own. In a forked
+/// copy of the program, which has no workers, nothing.
 void let_go(std::shared_ptr<executor_core> core) noexcept;
 
 // --- how a call becomes a task
@@ -87,6 +90,7 @@ struct sent_task {
             std::invoke(fn, argument_on_arrival<A>::give(argument)...);
           } else {
             const R& result = std::invoke(fn, argument_on_arrival<A>::give(argument)...);
+            begin_task_reply();
             pack_result(result, reply);
           }
         },

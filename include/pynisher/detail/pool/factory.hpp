@@ -4,7 +4,9 @@
 
 #include <concepts>
 #include <cstddef>
+#include <deque>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -66,14 +68,15 @@ class object_factory final : public worker_factory {
   static constexpr bool travels = sendable<Shared> && sendable<kept_own>;
 
   object_factory() = default;
-  object_factory(Shared shared, std::vector<kept_own> own) : shared_(std::move(shared)), own_(std::move(own)) {}
+  object_factory(Shared shared, std::vector<kept_own> own)
+      : shared_(std::move(shared)), own_(std::make_move_iterator(own.begin()), std::make_move_iterator(own.end())) {}
 
   void make(unsigned number, const std::function<void(void*)>& serve) override {
     if constexpr (std::is_void_v<Own>) {
       construct(std::apply([](auto&... each) { return std::make_tuple(own_copy(each)...); }, shared_), serve);
     } else {
       construct(std::tuple_cat(std::apply([](auto&... each) { return std::make_tuple(own_copy(each)...); }, shared_),
-                               spread(own_.at(number))),
+                               spread(own_.at(is_for_one_ ? 0 : number))),
                 serve);
     }
   }
@@ -83,12 +86,23 @@ class object_factory final : public worker_factory {
     return name;
   }
   [[nodiscard]] const call_entry* entry() const override;
-  void pack([[maybe_unused]] output_archive& out) const override {
-    if constexpr (travels) out(shared_, own_);
+  void pack_for([[maybe_unused]] unsigned number, [[maybe_unused]] output_archive& out) const override {
+    if constexpr (travels) {
+      out(shared_);
+      if constexpr (!std::is_void_v<Own>) out(own_.at(number));
+    }
+  }
+  void pack_ends_for([[maybe_unused]] unsigned number, [[maybe_unused]] output_archive& out) const override {
+    if constexpr (may_hold_ends<Shared>::value && sendable<Shared>) out(shared_);
+    if constexpr (may_hold_ends<kept_own>::value && sendable<kept_own>) out(own_.at(number));
   }
   static std::unique_ptr<child_task> unpack([[maybe_unused]] input_archive& in) {
     auto arrived = std::make_unique<object_factory>();
-    if constexpr (travels) in(arrived->shared_, arrived->own_);
+    if constexpr (travels) {
+      in(arrived->shared_);
+      if constexpr (!std::is_void_v<Own>) in(arrived->own_.emplace_back());
+      arrived->is_for_one_ = true;
+    }
     return arrived;
   }
 
@@ -112,7 +126,8 @@ class object_factory final : public worker_factory {
   }
 
   Shared shared_;
-  std::vector<kept_own> own_;
+  std::deque<kept_own> own_;  ///< of each worker
+  bool is_for_one_ = false;   ///< as it has arrived in a worker
 };
 template <class Factory>
 inline constexpr call_entry factory_entry_of{call_entry::own_stamp, type_hash<Factory>(), &Factory::unpack};
@@ -137,7 +152,7 @@ class function_factory final : public worker_factory {
   }
   [[nodiscard]] call_name name() const override { return name_of_call(fn_, std::tuple<>()); }
   [[nodiscard]] const call_entry* entry() const override;
-  void pack([[maybe_unused]] output_archive& out) const override {
+  void pack_for(unsigned /*number*/, [[maybe_unused]] output_archive& out) const override {
     if constexpr (callable_travels<F>) write_callable(out, fn_);
   }
   static std::unique_ptr<child_task> unpack(input_archive& in) {

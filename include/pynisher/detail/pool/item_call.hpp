@@ -94,6 +94,7 @@ struct worker_call {
             std::invoke(object, argument_on_arrival<P>::give(argument)...);
           } else {
             const result& value = std::invoke(object, argument_on_arrival<P>::give(argument)...);
+            begin_task_reply();
             reply(value);
           }
         },

@@ -29,6 +29,12 @@ struct map_result {
   std::shared_ptr<raw_outcome> failed;  ///< null: there is a value
 };
 
+/// What an item holds that is no bytes: see `pack_attached`.
+struct attached_to_item {
+  std::uint32_t item;  ///< of the message
+  std::shared_ptr<void> what;
+};
+
 class map_run {
  public:
   /// `total`: of the input, where it has a size.
@@ -42,7 +48,7 @@ class map_run {
   [[nodiscard]] virtual std::size_t room() = 0;
   /// Packed items, from an `item_packer`, are on their way from here on. Throws `BrokenPoolError`.
   virtual void add(const task_entry& entry, std::vector<std::byte> packed, std::uint32_t items,
-                   const call_name& name) = 0;
+                   std::vector<attached_to_item> attached, const call_name& name) = 0;
   /// An item that could not be packed: it has failed, and nothing else is hurt by it.
   virtual void add_failed(raw_outcome why) = 0;
   /// The next result; waits for it. Empty: there are none on their way. Calls the progress callback; throws what that
@@ -55,6 +61,8 @@ class map_run {
 /// Makes room for the header of an item and writes it once the item is packed; items begin at multiples of 16 bytes.
 class item_packer final : public byte_sink {
  public:
+  /// `again`: items may be run more than once.
+  explicit item_packer(bool again) : again_(again) {}
   /// Packs one more item by `write`. What `write` throws is thrown, and nothing was packed then.
   template <class Write>
   void pack(Write&& write) {
@@ -62,9 +70,14 @@ class item_packer final : public byte_sink {
     bytes_.resize(begin + header_size + 48);
     base_ = begin + header_size;
     try {
-      output_archive out(*this, {bytes_.data() + base_, bytes_.data() + bytes_.size()});
-      write(out);
-      finish(begin, static_cast<std::size_t>(out.filled_to() - bytes_.data()));
+      std::size_t end = begin;
+      auto attached = pack_attached(again_, [&] {
+        output_archive out(*this, {bytes_.data() + base_, bytes_.data() + bytes_.size()});
+        write(out);
+        end = static_cast<std::size_t>(out.filled_to() - bytes_.data());
+      });
+      if (attached) attached_.push_back({items_, std::move(attached)});
+      finish(begin, end);
     } catch (...) {
       bytes_.resize(begin);
       throw;
@@ -76,6 +89,7 @@ class item_packer final : public byte_sink {
     items_ = 0;
     return std::exchange(bytes_, {});
   }
+  std::vector<attached_to_item> take_attached() { return std::exchange(attached_, {}); }
   window next(std::byte* filled_to) override {
     const auto filled = static_cast<std::size_t>(filled_to - bytes_.data());
     bytes_.resize(2 * bytes_.size());
@@ -92,7 +106,9 @@ class item_packer final : public byte_sink {
     ++items_;
   }
 
+  const bool again_;
   std::vector<std::byte> bytes_;
+  std::vector<attached_to_item> attached_;
   std::size_t base_ = 0;
   std::uint32_t items_ = 0;
 };

@@ -23,10 +23,11 @@ namespace pynisher {
 /// Results as they come, one at a time. Move-only; for one thread at a time. Nothing is read from the input before
 /// `begin()`, and never more than the window beyond what was given out. When it goes, items that have not begun are
 /// dropped, and those that run have a tenth of a second to end before their workers are replaced (threads are left to
-/// themselves). An exception of the input's is thrown from the iterator, and ends the input.
+/// themselves). An exception of the input's ends it, and is thrown behind the results of what was read before.
 template <class R, class V>
 class [[nodiscard]] map_range {
   using item = std::remove_cvref_t<std::ranges::range_reference_t<V>>;
+  struct state;
 
  public:
   /// For `worker_pool`.
@@ -44,25 +45,26 @@ class [[nodiscard]] map_range {
     using reference = task_result<R>&;
 
     iterator() = default;
-    explicit iterator(map_range* of) : of_(of) {}
-    reference operator*() const { return *of_->state_->current; }
-    pointer operator->() const { return &*of_->state_->current; }
+    reference operator*() const { return *of_->current; }
+    pointer operator->() const { return &*of_->current; }
     iterator& operator++() {
-      of_->state_->advance();
+      of_->advance();
       return *this;
     }
     void operator++(int) { ++*this; }
     friend bool operator==(const iterator& at, std::default_sentinel_t /*end*/) { return at.is_at_end(); }
 
    private:
-    [[nodiscard]] bool is_at_end() const { return of_ == nullptr || !of_->state_->current; }
-    map_range* of_ = nullptr;
+    friend class map_range;
+    explicit iterator(state* of) : of_(of) {}
+    [[nodiscard]] bool is_at_end() const { return of_ == nullptr || !of_->current; }
+    state* of_ = nullptr;
   };
 
   /// Asks for the first result. Once: a second time goes on where the first one was.
   iterator begin() {
     if (!state_->begun) state_->advance();
-    return iterator(this);
+    return iterator(state_.get());
   }
   [[nodiscard]] std::default_sentinel_t end() const { return {}; }
   /// How many results there will be.
@@ -72,7 +74,11 @@ class [[nodiscard]] map_range {
   struct state {
     state(std::shared_ptr<detail::pool_core> core, V input, order wanted, detail::item_way<item> way,
           detail::call_name name)
-        : view(std::move(input)), way_(way), name_(std::move(name)), chunk_(core->plan().chunk) {
+        : view(std::move(input)),
+          way_(way),
+          name_(std::move(name)),
+          chunk_(core->plan().chunk),
+          packer_(core->plan().given.retries > 0) {
       std::optional<std::uint64_t> expected;
       if constexpr (std::ranges::sized_range<V>) {
         total = static_cast<std::size_t>(std::ranges::size(view));
@@ -90,6 +96,10 @@ class [[nodiscard]] map_range {
           current.emplace(decode(*next));
           return;
         }
+        if (input_failed_) {
+          run_->end_of_input();
+          std::rethrow_exception(std::exchange(input_failed_, nullptr));
+        }
         if (input_ended_) return;
       }
     }
@@ -102,13 +112,12 @@ class [[nodiscard]] map_range {
         try {
           for (std::size_t i = 0; i < room && read_next(); ++i) pack(**at_);
         } catch (...) {
+          // What was read before comes first.
           input_ended_ = true;
-          send();
-          run_->end_of_input();
-          throw;
+          input_failed_ = std::current_exception();
         }
         send();
-        if (input_ended_) run_->end_of_input();
+        if (input_ended_ && !input_failed_) run_->end_of_input();
       }
     }
     /// The input is moved on only when its next item is wanted: that may take its time.
@@ -142,7 +151,8 @@ class [[nodiscard]] map_range {
     void send() {
       if (packer_.items() == 0) return;
       const std::uint32_t items = packer_.items();
-      run_->add(*way_.entry, packer_.take(), items, name_);
+      auto attached = packer_.take_attached();
+      run_->add(*way_.entry, packer_.take(), items, std::move(attached), name_);
     }
 
     static task_result<R> decode(const detail::map_result& from) {
@@ -188,6 +198,7 @@ class [[nodiscard]] map_range {
    private:
     std::optional<std::ranges::iterator_t<V>> at_;
     bool input_ended_ = false;
+    std::exception_ptr input_failed_;
     const detail::item_way<item> way_;
     const detail::call_name name_;
     const std::size_t chunk_;
