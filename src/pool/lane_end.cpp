@@ -182,6 +182,15 @@ bool lane_end::has_begun() const {
   return lane_.slots[(next_slot_ - sent_.size()) % lane::slots_count].state.load() != lane_slot::sent;
 }
 
+std::size_t lane_end::begun() const {
+  std::size_t count = 0;
+  const auto has_begun = [this](std::uint64_t slot) {
+    return lane_.slots[slot % lane::slots_count].state.load() != lane_slot::sent;
+  };
+  while (count < sent_.size() && has_begun(next_slot_ - sent_.size() + count)) ++count;
+  return count;
+}
+
 void lane_end::go_on() {
   lane_.halted.store(0);
   platform::wake_waiters(lane_.halted);

@@ -42,6 +42,8 @@ class lane_end {
   void first_is_over();
   /// The worker has begun with what was sent first.
   [[nodiscard]] bool has_begun() const;
+  /// How many of those that are not over it has begun with, as it says.
+  [[nodiscard]] std::size_t begun() const;
   /// As the worker has it: on the monotonic clock, and the CPU time that it had used then.
   [[nodiscard]] std::int64_t item_began() const { return lane_.item_began.load(); }
   [[nodiscard]] std::int64_t item_cpu() const { return lane_.item_cpu.load(); }

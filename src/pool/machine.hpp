@@ -137,6 +137,14 @@ class pool_machine final : public pool_core, private pool_hands {
   void serve();
   void start_worker(unsigned worker, lock& held);
   void bury(unsigned worker, lock& held);
+  /// What a worker was at when it ended, while its message is still in the lane.
+  struct last_item {
+    std::uint64_t owner = 0, index = 0;
+    call_name name;
+    std::shared_ptr<const settings> limits;
+  };
+  last_item last_item_of(unsigned worker);
+  void charge(unsigned worker, const last_item& with, const pool_scheduler::death& how, raw_outcome end);
   void bury_unmade(unsigned worker, raw_outcome end, lock& held);
   void forget_worker(unsigned worker);
   void worker_not_made(unsigned worker, const std::exception_ptr& why);

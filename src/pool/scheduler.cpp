@@ -86,16 +86,8 @@ pool_scheduler::death pool_scheduler::ended(unsigned worker, bool begun, bool wa
   had.swap(w.lane);
   if (begun && !had.empty()) {
     w.vain_deaths = 0;
-    job& first = *had.front();
-    result.charged = &first;
-    if (!first.cancelled && tries_again(first.failures) && (rules_.replace || wanted)) {
-      ++first.failures;
-      result.again = true;
-    } else {
-      first.failures = 0;
-      result.over = ++first.ended == first.items;
-      if (result.over) had.pop_front();
-    }
+    result = charge(*had.front(), rules_.replace || wanted);
+    if (result.over) had.pop_front();
   }
   if (!in_order && !wanted && !rules_.replace) stop();
   for (auto what = had.rbegin(); what != had.rend(); ++what) put_back(**what);
@@ -104,6 +96,28 @@ pool_scheduler::death pool_scheduler::ended(unsigned worker, bool begun, bool wa
     hands_.start(worker);
   }
   go_on();
+  return result;
+}
+
+pool_scheduler::death pool_scheduler::charge(job& first, bool may_be_tried_again) const {
+  death result;
+  result.charged = &first;
+  if (!first.cancelled && tries_again(first.failures) && may_be_tried_again) {
+    ++first.failures;
+    result.again = true;
+  } else {
+    first.failures = 0;
+    result.over = ++first.ended == first.items;
+  }
+  return result;
+}
+
+pool_scheduler::death pool_scheduler::lost(unsigned worker) {
+  auto& lane = workers_[worker].lane;
+  job& first = *lane.front();
+  lane.pop_front();
+  const death result = charge(first, rules_.replace);
+  if (!result.over) put_back(first);
   return result;
 }
 

@@ -77,6 +77,9 @@ class pool_scheduler {
   /// `begun`: it was working on its first job. The rest of what it had is run by others. `wanted`: its end is no
   /// accident, and breaks no pool.
   death ended(unsigned worker, bool begun, bool wanted = false);
+  /// The worker, which is about to be gone, has come to the end of its first job's next item or beyond, and what came
+  /// of that will never be known.
+  death lost(unsigned worker);
   /// Those that are not begun are given up; those that are, are marked.
   void cancel(std::uint64_t owner);
   void cancel(job& what);
@@ -105,6 +108,7 @@ class pool_scheduler {
         false;  ///< its last job could not be taken back; not to be asked again before something has changed
   };
 
+  [[nodiscard]] death charge(job& first, bool may_be_tried_again) const;
   void go_on();
   bool send_next();
   bool move_work();

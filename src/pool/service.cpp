@@ -413,27 +413,19 @@ void pool_machine::bury(unsigned worker, lock& held) {
   if (end.custody) run_apart_from_the_mutex([custody = std::exchange(end.custody, nullptr)] {});
   if (!at.made) return bury_unmade(worker, std::move(end), held);
 
-  const auto& had = scheduler_.lane(worker);
   const ended_for cause = at.killed_for;
   const bool innocent = cause != ended_for::nothing && at.items != at.killed_at;
   const bool lied = cause == ended_for::lying || cause == ended_for::too_large;
-  const bool charged = !had.empty() && !innocent && (at.lane->has_begun() || at.never_began || lied);
-  std::uint64_t owner = 0, index = 0;
-  call_name name;
-  std::shared_ptr<const settings> limits;
-  if (!had.empty()) {
-    batch& first = as_batch(*had.front());
-    owner = first.owner;
-    index = first.first + first.ended;
-    name = first.name;
-    if (first.ticket == 0) name.arguments = fmt::format("item {}", index);
-    limits = first.limits;
-    hand_over(first);
-    first.replies = {};
+  // Whatever it has begun it may have ended, too: nobody knows.
+  for (std::size_t begun = lied ? at.lane->begun() : 0; begun > 1; --begun) {
+    const last_item item = last_item_of(worker);
+    charge(worker, item, scheduler_.lost(worker), outcome_of_killed(at.clock, cause, item.limits.get(), item.name));
   }
+  const bool charged = !innocent && (at.lane->has_begun() || at.never_began || lied);
+  const last_item item = last_item_of(worker);
   if (cause != ended_for::nothing) {
     // Texts only: nothing of the application's runs in this.
-    end = outcome_of_killed(at.clock, cause, limits.get(), name);
+    end = outcome_of_killed(at.clock, cause, item.limits.get(), item.name);
   } else if (!end.error) {
     end.verdict = verdict::exited;
     end.explanation = "the worker has ended by itself";
@@ -442,22 +434,39 @@ void pool_machine::bury(unsigned worker, lock& held) {
   const bool wanted = cause == ended_for::cancelled || at.retiring;
   if (!wanted && plan_.given.on_death == on_death::break_pool && !broken_) broken_ = end.error;
   forget_worker(worker);
-
-  const auto death = scheduler_.ended(worker, charged, wanted);
-  if (death.charged != nullptr) {
-    finished_item item{index,  worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(end)),
-                       nullptr};
-    std::unique_ptr<batch> over(death.over ? &as_batch(*death.charged) : nullptr);
-    if (over) let_fall(*over);
-    if (over && over->ticket != 0) {
-      finish_single(*over, std::move(item), {});
-    } else if (!death.again) {
-      delivery lost;
-      lost.items.push_back(std::move(item));
-      deliver(owner, std::move(lost));
-    }
-  }
+  charge(worker, item, scheduler_.ended(worker, charged, wanted), std::move(end));
   changed_.notify_all();
+}
+
+pool_machine::last_item pool_machine::last_item_of(unsigned worker) {
+  last_item item;
+  const auto& lane = scheduler_.lane(worker);
+  if (lane.empty()) return item;
+  batch& first = as_batch(*lane.front());
+  item.owner = first.owner;
+  item.index = first.first + first.ended;
+  item.name = first.name;
+  if (first.ticket == 0) item.name.arguments = fmt::format("item {}", item.index);
+  item.limits = first.limits;
+  hand_over(first);
+  first.replies = {};
+  return item;
+}
+
+/// It has failed by its worker's end, unless it is tried again.
+void pool_machine::charge(unsigned worker, const last_item& with, const pool_scheduler::death& how, raw_outcome end) {
+  if (how.charged == nullptr) return;
+  finished_item item{with.index, worker, lane_frame::value, 0, 0, {}, std::make_shared<raw_outcome>(std::move(end)),
+                     nullptr};
+  std::unique_ptr<batch> over(how.over ? &as_batch(*how.charged) : nullptr);
+  if (over) let_fall(*over);
+  if (over && over->ticket != 0) {
+    finish_single(*over, std::move(item), {});
+  } else if (!how.again) {
+    delivery lost;
+    lost.items.push_back(std::move(item));
+    deliver(with.owner, std::move(lost));
+  }
 }
 
 void pool_machine::bury_unmade(unsigned worker, raw_outcome end, lock& held) {

@@ -258,7 +258,8 @@ class LyingWorkers : public support::per_kind_of_worker {};
 FOR_EACH_KIND_OF_PROCESS(LyingWorkers);
 
 // Each is given a limit, for those that lie and then say nothing more: a worker that nobody rings for is a stuck one.
-// What the same worker had done just before, and nobody had taken yet, is lost with its counters.
+// What the same worker had done just before, and nobody had taken yet, is lost with its counters; nothing that it has
+// begun is given to another one.
 TEST_P(LyingWorkers, CostNoOtherWorkersItems) {
   auto pool = pynisher::make_pool(with({.workers = 2, .limits = {.wall_time = 2s}}), &lie);
   for (const int how : {1, 2, 3, 4, 5}) {

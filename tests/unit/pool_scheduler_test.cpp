@@ -268,6 +268,31 @@ TEST(PoolScheduler, AWorkerThatCannotBeMadeBreaksThePoolInTheEnd) {
   EXPECT_THAT(pool.given_up, ElementsAre(&waits, &late));
 }
 
+TEST(PoolScheduler, WhatALyingWorkerHasBegunIsRunByNobodyElse) {
+  for (const unsigned retries : {0u, 1u}) {
+    world pool({.workers = 1, .depth = 3, .retries = retries});
+    pool.all_ready();
+    job& first = pool.submit();
+    job& second = pool.submit(2);
+    job& third = pool.submit();
+    pool.begin(0);
+    pool.workers[0].lane.pop_front();
+    const auto lost = pool.scheduler.lost(0);
+    EXPECT_EQ(lost.charged, &first);
+    EXPECT_EQ(lost.over, retries == 0);
+    EXPECT_EQ(lost.again, retries == 1);
+    (lost.over ? pool.over : pool.waiting).insert(&first);
+    const auto death = pool.die(0);
+    EXPECT_EQ(death.charged, &second);
+    EXPECT_FALSE(death.over);
+    pool.check();
+    pool.is_ready(0);
+    std::deque<job*> expected{&second, &third};
+    if (retries == 1) expected.push_back(&first);
+    EXPECT_EQ(pool.workers[0].lane, expected);
+  }
+}
+
 TEST(PoolScheduler, AStartThatOthersHaveCutShortIsNoFailure) {
   world pool({.workers = 1});
   pool.all_ready();
