@@ -94,8 +94,8 @@ struct lane {
 
   [[nodiscard]] std::byte* task_bytes() { return reinterpret_cast<std::byte*>(this) + header_size; }
   [[nodiscard]] std::byte* result_bytes() { return task_bytes() + tasks_size; }
-  [[nodiscard]] static constexpr std::uint64_t padded(std::uint64_t size) {
-    return (size + unit - 1) & ~std::uint64_t{unit - 1};
+  [[nodiscard]] static constexpr std::uint64_t padded(std::uint64_t bytes) {
+    return (bytes + unit - 1) & ~std::uint64_t{unit - 1};
   }
 };
 static_assert(sizeof(lane) <= lane::header_size);
