@@ -12,7 +12,7 @@ int seen() { return prepared; }
 
 int main(int argc, char** argv) {
   pynisher::init(argc, argv);
-  pynisher::forkserver::preload([] { prepared = 2; });
+  if (pynisher::supports("forkserver")) pynisher::forkserver::preload([] { prepared = 2; });
   prepared = 3;
 
   bool right = true;

@@ -1,8 +1,5 @@
 #include "call_order.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstring>
 #include <new>
@@ -36,15 +33,11 @@ void order_sink::finish(const output_archive& archive) {
 }
 
 void order_sink::write_out(const std::byte* filled_to) {
-  for (const std::byte* at = region_.ring(); at != filled_to;) {
-    const ssize_t written = ::write(file_.get(), at, static_cast<std::size_t>(filled_to - at));
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) throw std::bad_alloc();
-    at += written;
-  }
+  const auto size = static_cast<std::size_t>(filled_to - region_.ring());
+  if (!platform::write_file(file_.get(), region_.ring(), size)) throw std::bad_alloc();
 }
 
-void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const sigset_t& mask) {
+void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const platform::signal_mask& mask) {
   // The server has the environment of the time when it was started.
   std::string environment;
   if (plan.parentage == platform::parentage::adopted) environment = platform::environment();
@@ -82,11 +75,11 @@ class order_bytes {
       data_ = region.ring();
       return;
     }
-    mapped_ = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
-    if (mapped_ != MAP_FAILED) data_ = static_cast<const std::byte*>(mapped_);
+    mapped_ = platform::map_file(file, size_);
+    data_ = mapped_;
   }
   ~order_bytes() {
-    if (mapped_ != MAP_FAILED) ::munmap(mapped_, size_);
+    if (mapped_ != nullptr) platform::unmap_file(mapped_, size_);
   }
   order_bytes(const order_bytes&) = delete;
   order_bytes& operator=(const order_bytes&) = delete;
@@ -96,7 +89,7 @@ class order_bytes {
  private:
   std::size_t size_;
   const std::byte* data_ = nullptr;
-  void* mapped_ = MAP_FAILED;
+  const std::byte* mapped_ = nullptr;
 };
 
 }  // namespace
@@ -104,7 +97,7 @@ class order_bytes {
 [[gnu::hot]] void follow_order(int region_file, int doorbell, int order_file, int conversation, platform::parentage parentage) {
   auto* region = map_received_region(region_file);
   if (region == nullptr) platform::leave(1);
-  ::close(region_file);
+  platform::close_received(region_file);
   // Arguments may have to be fetched from elsewhere.
   set_own_region(*region, doorbell);
 
@@ -113,8 +106,7 @@ class order_bytes {
   std::unique_ptr<child_task> task;
   std::int64_t program = 0;
   std::string process_bound, memory_bound;
-  sigset_t mask;
-  sigemptyset(&mask);
+  platform::signal_mask mask{};
   try {
     const order_bytes order(*region, order_file);
     input_archive in(order.data(), order.size());
@@ -143,7 +135,9 @@ class order_bytes {
     // Not even the limits: another version of the library's wrote them.
     platform::leave(1);
   }
-  if (region->order_size.load() > reply_region::ring_size || plan.conversation >= 0) ::close(order_file);
+  if (region->order_size.load() > reply_region::ring_size || plan.conversation >= 0) {
+    platform::close_received(order_file);
+  }
 
   // Never closed; listed, so that what this process calls has not got them.
   static_cast<void>(new platform::call_fd(doorbell));
@@ -159,7 +153,7 @@ class order_bytes {
   if (!process_bound.empty()) plan.process_bound = process_bound.c_str();
   if (!memory_bound.empty()) plan.memory_bound = memory_bound.c_str();
   platform::set_up_child(plan, static_cast<pid_t>(program));
-  pthread_sigmask(SIG_SETMASK, &mask, nullptr);
+  platform::block_signals(mask);
   errno = 0;
   reply_tools reply(*region, doorbell);
   run_in_child(*task, reply, plan);

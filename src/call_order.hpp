@@ -5,7 +5,6 @@
 //   program: packs it into the region's ring, or into a file in memory where it is larger
 //   child:   unpacks it from there before its limits are set, and before the ring takes its reply
 
-#include <csignal>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -45,7 +44,7 @@ class order_sink final : public byte_sink {
 };
 
 /// All but the call.
-void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const sigset_t& mask);
+void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const platform::signal_mask& mask);
 
 /// In the child: sets itself up as the order says, makes the call, and leaves.
 /// `order_file`: used where the order is larger than the region's ring. `conversation`: used where the order says so.

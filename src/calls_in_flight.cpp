@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <condition_variable>
-#include <csignal>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -54,7 +53,7 @@ class task_with_ends final : public child_task {
 /// Shared by the handle and the thread. `call` is the thread's, but for `cancel`, which asks under the mutex.
 class flight {
  public:
-  flight(std::shared_ptr<const settings> limits, const child_task& task, const sigset_t& mask,
+  flight(std::shared_ptr<const settings> limits, const child_task& task, const platform::signal_mask& mask,
          const child_extras& extras)
       : limits_(std::move(limits)), name_(task.name()), mask_(mask), extras_(extras) {
     if (limits_->method() == start_method::fork) ends_.look_for(task);
@@ -158,7 +157,7 @@ class flight {
  private:
   const std::shared_ptr<const settings> limits_;
   const call_name name_;
-  const sigset_t mask_;
+  const platform::signal_mask mask_;
   const child_extras extras_;  ///< until it has started
   ends_for_fork ends_;
   std::mutex mutex_;
@@ -327,8 +326,7 @@ class flight_handle final : public call_in_flight {
     warn_before(*limits);
     // By the thread that calls: preloaded functions may take their time, and the thread of all calls has none to lose.
     if (limits->method() == start_method::forkserver && extras.starter == nullptr) have_forkserver();
-    sigset_t mask;
-    pthread_sigmask(SIG_SETMASK, nullptr, &mask);
+    const platform::signal_mask mask = platform::blocked_signals();
     parts_ = std::make_unique<parts>();
     parts_->thread = flight_thread::get();
     parts_->flight = std::make_shared<flight>(std::move(limits), task, mask, extras);

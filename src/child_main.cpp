@@ -2,9 +2,6 @@
 
 #include "child_main.hpp"
 
-#include <cxxabi.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -17,6 +14,7 @@
 #include "exception_registry.hpp"
 #include "mail_packing.hpp"
 #include "platform/contract.hpp"
+#include "platform/forced_unwind.hpp"
 #include "platform/forked_page.hpp"
 
 namespace pynisher::detail {
@@ -32,15 +30,11 @@ constexpr platform::call_of_child& call = platform::on_forked_page.call;
 /// The function may fork; what it forks inherits our handlers, but is not the child.
 bool is_the_child() { return platform::process_number() == call.pid; }
 
-[[noreturn]] void wait_for_the_end() {
-  for (;;) ::pause();
-}
-
 /// One thread replies. Whoever comes second waits for the first to end the process.
 void claim_reply() {
   pid_t nobody = 0;
   const pid_t self = platform::thread_number();
-  if (!call.replying_thread.compare_exchange_strong(nobody, self) && nobody != self) wait_for_the_end();
+  if (!call.replying_thread.compare_exchange_strong(nobody, self) && nobody != self) platform::wait_for_the_end();
 }
 
 [[noreturn]] void end_and_leave(int code) {
@@ -205,7 +199,7 @@ void undo_prepare_next_child() noexcept {
     flush_output();
     platform::note_usage(*call.region);
     reply.writer.commit(reply_kind::value, 0, reply.archive);
-  } catch (abi::__forced_unwind&) {
+  } catch (platform::forced_unwind&) {
     // pthread_exit in the only thread that the caller knows of.
     flush_output();
     end_and_leave(0);

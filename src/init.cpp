@@ -1,8 +1,5 @@
 #include <pynisher/init.hpp>
 
-#include <sys/auxv.h>
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -10,6 +7,7 @@
 
 #include "call_order.hpp"
 #include "forkserver.hpp"
+#include "platform/contract.hpp"
 #include "program_start.hpp"
 
 namespace pynisher {
@@ -29,18 +27,14 @@ program_state& program() {
   return *state;
 }
 
-/// Where the kernel takes rights for borrowed, in a set-user-ID program say, whoever started it could hand it any order.
-bool has_borrowed_rights() {
-  return ::getauxval(AT_SECURE) != 0 || ::geteuid() != ::getuid() || ::getegid() != ::getgid();
-}
-
 }  // namespace
 
 const char* why_not_started_again() noexcept {
   if (!program().initialised) {
     return "call pynisher::init(argc, argv) at the beginning of main, which context = spawn and forkserver need";
   }
-  if (has_borrowed_rights()) return "start a program again whose real and effective user differ";
+  // Whoever started it could hand it any order.
+  if (platform::has_borrowed_rights()) return "start a program again whose real and effective user differ";
   return nullptr;
 }
 
@@ -62,12 +56,15 @@ void init(int argc, char** argv) {
   const char* const mark = std::getenv(start_mark);
   if (mark == nullptr) return;
   // And never on into main, which would start the program again.
-  if (has_borrowed_rights()) platform::leave(1);
+  if (platform::has_borrowed_rights()) platform::leave(1);
   const auto role = static_cast<program_role>(mark[0]);
-  ::unsetenv(start_mark);
+  // Where they are not numbered by their places, the mark tells.
+  const auto number = [](int place) { return platform::received_descriptor(place); };
+  const int region = number(region_descriptor), doorbell = number(doorbell_descriptor),
+            order = number(order_descriptor), conversation = number(conversation_descriptor);
+  platform::forget_variable(start_mark);
   if (role == program_role::call) {
-    follow_order(region_descriptor, doorbell_descriptor, order_descriptor, conversation_descriptor,
-                 platform::parentage::fresh);
+    follow_order(region, doorbell, order, conversation, platform::parentage::fresh);
   }
   if (role == program_role::forkserver) serve_forks(requests_descriptor, ledger_descriptor);
   std::fprintf(stderr, "pynisher: the environment has %s, which is the library's own\n", start_mark);

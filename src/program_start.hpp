@@ -2,11 +2,11 @@
 
 // The program, started again as a child.
 
-#include <sys/types.h>
-
 #include <span>
 #include <string>
 #include <vector>
+
+#include "platform/words.hpp"
 
 namespace pynisher::detail {
 
@@ -18,6 +18,7 @@ struct program_started {
   const char* failed = nullptr;  ///< what could not be done; null: it was started
   int error = 0;
   int process = -1;  ///< its descriptor, where there is one already; the receiver's to close
+  int job = -1;      ///< likewise, where the system holds it and what it starts by one
 };
 
 /// What a started program has as its standard output and error: the program's own or none, but for those that are

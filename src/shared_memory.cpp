@@ -4,9 +4,11 @@
 #include <boost/interprocess/mapped_region.hpp>
 
 #include <atomic>
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <system_error>
+#include <type_traits>
 
 #include <pynisher/exceptions.hpp>
 
@@ -22,7 +24,20 @@ namespace {
 /// What Boost.Interprocess asks of something that can be mapped.
 struct memory_file {
   int descriptor;
-  [[nodiscard]] boost::interprocess::mapping_handle_t get_mapping_handle() const { return {descriptor, false}; }
+  [[nodiscard]] boost::interprocess::mapping_handle_t get_mapping_handle() const {
+    return handle_for(boost::interprocess::mapping_handle_t{});
+  }
+  /// On some systems it is a pointer, and says that it is memory already.
+  template <class Handle>
+  [[nodiscard]] Handle handle_for(Handle wanted) const {
+    if constexpr (std::is_pointer_v<decltype(wanted.handle)>) {
+      wanted.handle = reinterpret_cast<decltype(wanted.handle)>(static_cast<std::intptr_t>(descriptor));
+      wanted.is_shm = true;
+    } else {
+      wanted.handle = descriptor;
+    }
+    return wanted;
+  }
   [[nodiscard]] boost::interprocess::mode_t get_mode() const { return boost::interprocess::read_write; }
 };
 

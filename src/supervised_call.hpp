@@ -4,7 +4,6 @@
 // wait: the caller's own thread for a plain call, the thread for all calls in flight for a started one.
 
 #include <atomic>
-#include <csignal>
 #include <memory>
 #include <optional>
 #include <span>
@@ -80,7 +79,7 @@ class supervised_call {
   ~supervised_call();
 
   /// `mask`: the signals that the child has blocked; null: those of this thread. False: nothing runs, `finish` says why.
-  bool start(child_task& task, const sigset_t* mask, const child_extras& extras = {});
+  bool start(child_task& task, const platform::signal_mask* mask, const child_extras& extras = {});
   /// Lets the function begin, once everything is there that watches the child. False: it does not, `finish` says why.
   bool begin();
   /// Instead of `begin`: the child is ended.
@@ -110,8 +109,8 @@ class supervised_call {
 
   /// False: `failed_` says why.
   bool make_bounds();
-  bool start_copy(child_task& task, const sigset_t* mask);
-  bool start_afresh(child_task& task, const sigset_t* mask, const child_extras& extras);
+  bool start_copy(child_task& task, const platform::signal_mask* mask);
+  bool start_afresh(child_task& task, const platform::signal_mask* mask, const child_extras& extras);
   /// The child runs, or could not be started.
   bool took(platform::fork_result started, const char* stage);
   bool over(ended_for cause);

@@ -63,6 +63,13 @@ void warn_of_tight_limit(const settings& limits) {
                    to_string(memory_size(*limits.memory())), *limits.memory(), to_string(memory_size(mapped)), mapped));
 }
 
+void warn_of_soft_limit(const settings& limits) {
+  static std::atomic<bool> warned{false};
+  const char* const caveat = platform::memory_limit_caveat();
+  if (caveat == nullptr || !limits.given().warnings || !limits.memory() || warned.exchange(true)) return;
+  warn(caveat);
+}
+
 template <class Limit>
 std::optional<Limit> tighter(std::optional<Limit> a, std::optional<Limit> b) {
   if (!a || !b) return a ? a : b;
@@ -260,7 +267,7 @@ void supervised_call::cancel() noexcept {
   platform::doorbell::raise(inner_bell_->descriptor());
 }
 
-[[gnu::hot]] bool supervised_call::start(child_task& task, const sigset_t* mask, const child_extras& extras) {
+[[gnu::hot]] bool supervised_call::start(child_task& task, const platform::signal_mask* mask, const child_extras& extras) {
   if (cancelled_.load()) return false;
   prepare_for_children();
   if (extras.starter != nullptr && extras.starter->mark_above() != 0 && mark_.get().value == 0) {
@@ -271,7 +278,7 @@ void supervised_call::cancel() noexcept {
     failed_ = {"make a doorbell", EMFILE};
     return false;
   }
-  if (limits_.given().terminate_child_processes) limits_.death_watch().start();
+  if (limits_.given().terminate_child_processes || platform::children_need_death_watch) limits_.death_watch().start();
 
   if (!make_bounds()) return false;
   plan_.conversation = extras.conversation;
@@ -315,7 +322,7 @@ bool supervised_call::make_bounds() {
   return true;
 }
 
-[[gnu::hot]] bool supervised_call::start_copy(child_task& task, const sigset_t* mask) {
+[[gnu::hot]] bool supervised_call::start_copy(child_task& task, const platform::signal_mask* mask) {
   plan_.signal_mask = mask;
   reply_tools reply(region_.get(), plan_.doorbell);
   plan_.before_fork = prepare_next_child;
@@ -326,17 +333,16 @@ bool supervised_call::make_bounds() {
   return took(std::move(forked), "fork");
 }
 
-bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const child_extras& extras) {
+bool supervised_call::start_afresh(child_task& task, const platform::signal_mask* mask, const child_extras& extras) {
   const bool by_server = limits_.method() == start_method::forkserver;
   plan_.parentage = extras.starter != nullptr ? platform::parentage::cloned
                     : by_server               ? platform::parentage::adopted
                                               : platform::parentage::fresh;
-  sigset_t own_mask;
-  if (mask == nullptr) pthread_sigmask(SIG_SETMASK, nullptr, &own_mask);
+  const platform::signal_mask own_mask = mask != nullptr ? *mask : platform::blocked_signals();
   order_sink sink(region_.get());
   try {
     output_archive out(sink, sink.first());
-    write_order(out, limits_, plan_, mask != nullptr ? *mask : own_mask);
+    write_order(out, limits_, plan_, own_mask);
     packing_scope packing(deposit_mode::argument);
     write_call(out, task);
     sink.finish(out);
@@ -374,7 +380,8 @@ bool supervised_call::start_afresh(child_task& task, const sigset_t* mask, const
     failed_ = {started.failed, started.error};
     return false;
   }
-  return took(platform::watch_started_child(started.pid, platform::call_fd(started.process)), "watch the child");
+  return took(platform::watch_started_child(started.pid, platform::call_fd(started.process), platform::call_fd(started.job)),
+              "watch the child");
 }
 
 bool supervised_call::took(platform::fork_result started, const char* stage) {
@@ -590,6 +597,7 @@ raw_outcome conclude(const settings& limits, call_record record, const call_name
 void warn_before(const settings& limits) {
   warn_of_threads(limits);
   warn_of_tight_limit(limits);
+  warn_of_soft_limit(limits);
 }
 
 namespace {

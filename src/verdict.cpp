@@ -1,6 +1,5 @@
 #include "verdict.hpp"
 
-#include <csignal>
 #include <cstring>
 
 #include <fmt/format.h>

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <pthread.h>
-
-#include <csignal>
+#include "platform/words.hpp"
 
 namespace pynisher::detail {
 
@@ -10,18 +8,14 @@ namespace pynisher::detail {
 /// like that.
 class without_signals {
  public:
-  without_signals() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~without_signals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  without_signals() : before_(platform::block_all_signals()) {}
+  ~without_signals() { platform::block_signals(before_); }
   without_signals(const without_signals&) = delete;
   without_signals& operator=(const without_signals&) = delete;
-  [[nodiscard]] const sigset_t& before() const { return before_; }
+  [[nodiscard]] const platform::signal_mask& before() const { return before_; }
 
  private:
-  sigset_t before_;
+  const platform::signal_mask before_;
 };
 
 }  // namespace pynisher::detail

@@ -27,6 +27,11 @@
 #include <pynisher/units.hpp>
 #include <pynisher/usage.hpp>
 
+// A header of Windows has a macro of this name, a second one for what GetExceptionInformation is.
+#if defined(exception_info)
+#undef exception_info
+#endif
+
 namespace pynisher {
 
 /// The call broke a limit, or its process failed it.

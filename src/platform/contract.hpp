@@ -4,13 +4,11 @@
 // "In the child" marks those that run between fork and the function: they make system calls only, take no lock,
 // allocate nothing, and report failure by return value.
 
-#include <signal.h>
-#include <sys/types.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -22,6 +20,7 @@
 
 #include "../parent_death_watch.hpp"
 #include "../reply_region.hpp"
+#include "words.hpp"
 
 namespace pynisher::detail {
 class settings;
@@ -44,6 +43,8 @@ struct mapped_memory {
   std::uint64_t private_resident = 0;
 };
 mapped_memory mapped(pid_t process = 0);
+/// What a user should know of how memory limits hold here; null: they hold.
+const char* memory_limit_caveat() noexcept;
 /// How many threads this process has; 1 if that cannot be told.
 int threads();
 /// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.
@@ -62,6 +63,7 @@ unsigned processors();
 
 /// "NAME=value" of all variables, each with a zero at its end.
 std::string environment();
+void forget_variable(const char* name) noexcept;
 /// Makes it this process's, in place of what it has.
 void take_environment(std::string variables);
 
@@ -132,7 +134,10 @@ class doorbell {
   /// Invalid (false) with errno set when there is no descriptor left.
   doorbell();
   [[nodiscard]] explicit operator bool() const { return static_cast<bool>(fd_); }
-  [[nodiscard]] int descriptor() const { return fd_.get(); }
+  /// To raise it by.
+  [[nodiscard]] int descriptor() const { return raised_by_ ? raised_by_.get() : fd_.get(); }
+  /// To wait at: readable while it is raised. The same descriptor, where one can be both.
+  [[nodiscard]] int waitable() const { return fd_.get(); }
   static bool raise(int descriptor) noexcept;
   /// Never waits.
   void clear() noexcept;
@@ -141,6 +146,7 @@ class doorbell {
 
  private:
   call_fd fd_;
+  call_fd raised_by_;  ///< invalid: by the same
 };
 
 /// Waits for many doorbells at once. For one waiting thread; added to and removed from by any.
@@ -162,6 +168,22 @@ class bell_set {
   call_fd set_;
   doorbell wake_;
 };
+
+/// Appends to such a file. False with errno set: not all of it is there.
+bool write_file(int file, const std::byte* data, std::size_t size) noexcept;
+/// Closes what a started process was given.
+void close_received(int descriptor) noexcept;
+/// The number under which a started process has its `place`th (3, 4, ...) descriptor.
+int received_descriptor(int place) noexcept;
+
+/// A file's bytes, read only, for whoever gives them back; null: they cannot be mapped.
+const std::byte* map_file(int file, std::size_t size) noexcept;
+void unmap_file(const std::byte* data, std::size_t size) noexcept;
+
+// --- the program, started again -------------------------------------------------------------------------------
+
+/// True where this process runs with rights that are not those of whoever started it, as a set-user-ID program does.
+bool has_borrowed_rights() noexcept;
 
 // --- a child --------------------------------------------------------------------------------------------
 
@@ -217,7 +239,7 @@ class memory_bound {
 
  private:
   std::string group_, entry_;
-  bool is_version_1_ = false;
+  [[maybe_unused]] bool is_version_1_ = false;
 };
 std::string why_no_memory_bound();
 
@@ -268,7 +290,7 @@ struct child_plan {
   /// the parent. In the child each page that is written to would be one more to copy.
   void (*before_fork)() noexcept = nullptr;
   void (*undo_in_parent)() noexcept = nullptr;
-  const sigset_t* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
+  const platform::signal_mask* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
   platform::parentage parentage = parentage::copy;
 };
 
@@ -300,9 +322,11 @@ class child_process {
  private:
   friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
-  friend struct fork_result watch_started_child(pid_t pid, call_fd process);
+  friend struct fork_result watch_started_child(pid_t pid, call_fd process, call_fd job);
+  friend bool let_go(const child_process& child, child_plan& plan);
   pid_t pid_ = -1;
   call_fd pidfd_;
+  call_fd job_;  ///< invalid: the system has no such thing
 };
 
 /// Waits for many children at once. For one thread.
@@ -328,6 +352,7 @@ class many_waiter {
  private:
   call_fd set_;
   doorbell wake_;
+  std::shared_ptr<void> more_;        ///< what else the system needs
   std::vector<void*> ended_at_once_;  ///< those that were reaped before they had a descriptor
 };
 
@@ -342,8 +367,11 @@ struct fork_result {
 fork_result fork_child(child_plan& plan);
 
 /// For a child that was started afresh: the same as `fork_child` does after the fork.
-/// `process`: its descriptor, where there is one already.
-fork_result watch_started_child(pid_t pid, call_fd process = call_fd());
+/// `process`: its descriptor, where there is one already. `job`: what holds it and all that it starts, where the system
+/// has such a thing.
+fork_result watch_started_child(pid_t pid, call_fd process = call_fd(), call_fd job = call_fd());
+/// True: children end with a killed program by its death watch, and not by themselves.
+extern const bool children_need_death_watch;
 /// Lets a child go on; measures it first, where growth is to be measured. False: it cannot be measured, and the child
 /// still waits.
 bool let_go(const child_process& child, child_plan& plan);
@@ -387,6 +415,8 @@ pid_t thread_number() noexcept;
 /// This thread's name as `ps` and `top` show it; and in a child that was started afresh: takes the caller's.
 std::string shown_name();
 void show_as_thread(const std::string& name) noexcept;
+/// While another thread ends the process.
+[[noreturn]] void wait_for_the_end() noexcept;
 /// In the child: leaves without running a handler or a destructor.
 [[noreturn]] void leave(int code) noexcept;
 

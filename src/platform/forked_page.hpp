@@ -3,9 +3,6 @@
 // What every forked child writes to, on one page. Each page costs a child a fault and a copy, and those are most of
 // what a call takes whose function does little.
 
-#include <signal.h>
-#include <sys/types.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstddef>
@@ -14,6 +11,7 @@
 #include <optional>
 
 #include "../fork_safe_mutex.hpp"
+#include "words.hpp"
 
 namespace pynisher::detail {
 struct reply_region;
@@ -25,8 +23,10 @@ namespace pynisher::platform {
 
 /// What crash handlers and nested calls need to know of the call around them. Set once per child.
 struct surrounding_call {
+#if !defined(_WIN32)
   static constexpr std::size_t crash_signals = 7;
   struct sigaction before_crash[crash_signals] = {};
+#endif
   long pid = 0;
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;

@@ -64,6 +64,8 @@ layer(decisions
 layer(process
   include/pynisher/forkserver.hpp
   src/boost_process.cpp
+  src/boost_process_macos.cpp
+  src/boost_process_windows.cpp
   src/call_order.*
   src/descriptor_passing.*
   src/calls_in_flight.cpp
@@ -71,6 +73,7 @@ layer(process
   src/exchange*
   src/forkserver*
   src/mail*
+  src/no_forkserver.cpp
   src/program_start.hpp
   src/supervised_call.hpp
   src/supervisor.*
@@ -104,6 +107,7 @@ layer(many
   include/pynisher/task_future.hpp
   include/pynisher/task_result.hpp
   include/pynisher/worker_pool.hpp
+  src/no_isolates.cpp
   src/isolate.cpp
   src/isolate_*
   src/capture.cpp
@@ -116,8 +120,8 @@ layer(many
 
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
-set(only_in_boost_process "^src/boost_process\\.cpp$")
-set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process\\.cpp)$")
+set(only_in_boost_process "^src/boost_process(_macos|_windows)?\\.cpp$")
+set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process(_macos|_windows)?\\.cpp)$")
 set(system_headers "^(sys|linux|mach|asm)/|^(unistd|fcntl|poll|pthread|sched|signal|spawn|termios|windows|Windows|dlfcn)\\.h$")
 
 # --- the check ----------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 #include <fcntl.h>
+#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <fstream>
@@ -51,6 +54,14 @@ std::string why_no_children_files() {
   return "the kernel does not list children in /proc (CONFIG_PROC_CHILDREN)";
 }
 
+/// What a child has to be, so that nothing it starts escapes it.
+std::string why_no_reaper() {
+  int reaper = 0;
+  if (::prctl(PR_GET_CHILD_SUBREAPER, &reaper) == 0) return {};
+  return std::string("the kernel makes no process the reaper of what it starts (PR_GET_CHILD_SUBREAPER: ") +
+         std::strerror(errno) + ")";
+}
+
 std::string why_no_memory_limit() {
   if (__asan_init == nullptr && __tsan_init == nullptr && __msan_init == nullptr) return {};
   return "the program runs under a sanitizer, which reserves terabytes of address space for itself";
@@ -92,7 +103,7 @@ std::string why_not(feature what) {
     }
     case feature::kill_tree: {
       static std::atomic<const std::string*> known{nullptr};
-      return probed_once(known, why_no_children_files);
+      return probed_once(known, [] { return first_of(why_no_children_files(), why_no_reaper()); });
     }
     case feature::decorator:
       return {};
@@ -137,6 +148,12 @@ mapped_memory mapped(pid_t process) {
           resident > shared ? (resident - shared) * page : 0};
 }
 
+bool has_borrowed_rights() noexcept {
+  return ::getauxval(AT_SECURE) != 0 || ::geteuid() != ::getuid() || ::getegid() != ::getgid();
+}
+
+const char* memory_limit_caveat() noexcept { return nullptr; }
+
 int threads() {
 #if __has_include(<sys/single_threaded.h>)
   if (__libc_single_threaded != 0) return 1;
@@ -161,6 +178,13 @@ std::byte* reserve_memory(std::size_t size) noexcept {
   ::madvise(memory, size, MADV_HUGEPAGE);
   return static_cast<std::byte*>(memory);
 }
+
+const std::byte* map_file(int file, std::size_t size) noexcept {
+  void* const memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, file, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<const std::byte*>(memory);
+}
+
+void unmap_file(const std::byte* data, std::size_t size) noexcept { ::munmap(const_cast<std::byte*>(data), size); }
 
 void release_memory(std::byte* data, std::size_t size) noexcept { ::munmap(data, size); }
 

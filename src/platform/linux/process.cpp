@@ -26,6 +26,7 @@
 #include "../../fork_safe_mutex.hpp"
 #include "../contract.hpp"
 #include "../forked_page.hpp"
+#include "../posix/descriptors.hpp"
 #include "raw_syscall.hpp"
 #include "tree.hpp"
 
@@ -132,92 +133,17 @@ class orphans_come_here {
 
 // --- descriptors --------------------------------------------------------------------------------------------
 
-unique_fd::unique_fd(int fd) : fd_(fd) {
-  constexpr int first_free = 3;
-  if (fd < 0 || fd >= first_free) return;
-  fd_ = ::fcntl(fd, F_DUPFD_CLOEXEC, first_free);
-  const int error = errno;
-  ::close(fd);
-  errno = error;
-}
-
-unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
-  unique_fd old(std::move(*this));
-  fd_ = std::exchange(other.fd_, -1);
-  return *this;
-}
-
-unique_fd::~unique_fd() {
-  if (fd_ < 0) return;
+void close_descriptor(int fd) noexcept {
 #if defined(__SANITIZE_THREAD__) || PYNISHER_HAS_FEATURE(thread_sanitizer)
   // It keeps count of descriptors.
-  ::close(fd_);
+  ::close(fd);
 #else
   // Not by the C library, whose calls pthread_cancel may end.
-  raw::call(SYS_close, fd_);
+  raw::call(SYS_close, fd);
 #endif
 }
 
-namespace {
-
-constexpr listed_descriptors& listed = on_forked_page.listed;
-
-void list_descriptor(int fd) noexcept {
-  if (const pid_t self = process_number(); listed.owner.load(std::memory_order_relaxed) != self) {
-    for (std::size_t place = 0; place < listed.places_used.load(); ++place) listed.places[place].store(0);
-    listed.owner.store(self);
-  }
-  for (std::size_t place = 0; place < listed_descriptors::most; ++place) {
-    int empty = 0;
-    if (listed.places[place].load(std::memory_order_relaxed) != 0 ||
-        !listed.places[place].compare_exchange_strong(empty, fd + 1)) {
-      continue;
-    }
-    std::size_t used = listed.places_used.load();
-    while (used <= place && !listed.places_used.compare_exchange_weak(used, place + 1)) {
-    }
-    return;
-  }
-}
-
-void unlist_descriptor(int fd) noexcept {
-  for (std::size_t place = 0; place < listed.places_used.load(); ++place) {
-    int taken = fd + 1;
-    if (listed.places[place].load(std::memory_order_relaxed) == taken &&
-        listed.places[place].compare_exchange_strong(taken, 0)) {
-      return;
-    }
-  }
-}
-
-}  // namespace
-
-call_fd::call_fd(int fd) : unique_fd(fd) {
-  if (get() >= 0) list_descriptor(get());
-}
-
-call_fd& call_fd::operator=(call_fd&& other) noexcept {
-  // What was here goes from the list as well.
-  const call_fd old(std::move(*this));
-  unique_fd::operator=(std::move(other));
-  return *this;
-}
-
-call_fd::~call_fd() {
-  if (get() >= 0) unlist_descriptor(get());
-}
-
-[[gnu::hot]] void close_descriptors_of_calls(int own_doorbell, int own_conversation) noexcept {
-  const std::size_t used = listed.places_used.load();
-  for (std::size_t place = 0; place < used; ++place) {
-    const int fd = listed.places[place].load() - 1;
-    // Its own stay listed: what this process calls must not have them.
-    if (fd < 0 || fd == own_doorbell || fd == own_conversation) continue;
-    listed.places[place].store(0);
-    raw::call(SYS_close, fd);
-  }
-  listed.owner.store(process_number());
-}
+void close_descriptor_in_child(int fd) noexcept { raw::call(SYS_close, fd); }
 
 call_fd make_memory_file(std::size_t size) {
   call_fd file(::memfd_create("pynisher", MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -309,6 +235,8 @@ std::uint64_t unguessable_number() noexcept {
 
 }  // namespace
 
+const bool children_need_death_watch = false;
+
 [[gnu::hot]] fork_result fork_child(child_plan& plan) {
   // No signal may find the child between fork and the end of its set-up: the application's handlers are still there.
   sigset_t all, before;
@@ -335,7 +263,7 @@ std::uint64_t unguessable_number() noexcept {
   return watch_started_child(pid);
 }
 
-fork_result watch_started_child(pid_t pid, call_fd process) {
+fork_result watch_started_child(pid_t pid, call_fd process, call_fd /*job*/) {
   fork_result result;
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
@@ -375,8 +303,8 @@ child_process::woken_by child_process::wait(const doorbell& bell, const doorbell
                                             std::optional<clock::time_point> until) const {
   if (!pidfd_) return woken_by::end;
   pollfd watched[] = {{pidfd_.get(), POLLIN, 0},
-                      {bell.descriptor(), POLLIN, 0},
-                      {inner == nullptr ? -1 : inner->descriptor(), POLLIN, 0}};
+                      {bell.waitable(), POLLIN, 0},
+                      {inner == nullptr ? -1 : inner->waitable(), POLLIN, 0}};
   timespec timeout{};
   if (until) timeout = to_timespec(std::max(std::chrono::nanoseconds(0), *until - clock::now()));
   const int ready = ::ppoll(watched, std::size(watched), until ? &timeout : nullptr, nullptr);
@@ -386,7 +314,9 @@ child_process::woken_by child_process::wait(const doorbell& bell, const doorbell
 
 bool child_process::has_ended() const noexcept {
   pollfd ended{pidfd_.get(), POLLIN, 0};
-  return !pidfd_ || raw::call(SYS_poll, &ended, 1, 0) > 0;
+  // Not SYS_poll, which newer architectures do not have.
+  constexpr timespec at_once{};
+  return !pidfd_ || raw::call(SYS_ppoll, &ended, 1, &at_once, nullptr, 0) > 0;
 }
 
 void child_process::send(int signal) const noexcept {
@@ -500,7 +430,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   } else if (pidfd_) {
     // SIGCHLD is ignored, or a handler of the application's was faster. The descriptor still tells the end.
     pollfd end{pidfd_.get(), POLLIN, 0};
-    while (raw::call(SYS_poll, &end, 1, -1) == -EINTR) {
+    while (raw::call(SYS_ppoll, &end, 1, nullptr, nullptr, 0) == -EINTR) {
     }
     result = status_kept_by(pidfd_.get());
     // What the child noted itself it noted at an orderly end only.

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <poll.h>
+
+#include <cstddef>
+#include <optional>
+
+#include "../contract.hpp"
+
+namespace pynisher::platform {
+
+/// Two connected sockets that raise no SIGPIPE. False with errno set.
+bool connect_two(call_fd& one, call_fd& other);
+/// `poll` until that time; what it returns.
+int poll_until(pollfd* watched, std::size_t count, std::optional<clock::time_point> until) noexcept;
+
+}  // namespace pynisher::platform

@@ -1,0 +1,179 @@
+#include <dlfcn.h>
+#include <libproc.h>
+#include <mach/mach_time.h>
+#include <sys/mman.h>
+#include <sys/proc_info.h>
+#include <sys/resource.h>
+#include <sys/sysctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "../contract.hpp"
+#include "accounting.hpp"
+
+namespace pynisher::platform {
+
+namespace {
+
+/// Tried in a child: older systems take the limit and do not mind it.
+bool address_space_limit_holds() {
+  static std::atomic<int> known{-1};
+  if (known.load() >= 0) return known.load() == 1;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    constexpr std::size_t limit = std::size_t{64} << 20;
+    const rlimit wanted{limit, limit};
+    if (::setrlimit(RLIMIT_AS, &wanted) != 0) ::_exit(1);
+    const void* more = ::mmap(nullptr, 4 * limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
+    ::_exit(more == MAP_FAILED ? 0 : 1);
+  }
+  int status = 0;
+  while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  known.store(child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 1 : 0);
+  return known.load() == 1;
+}
+
+std::optional<proc_taskinfo> task_of(pid_t process) noexcept {
+  proc_taskinfo info{};
+  const int got = ::proc_pidinfo(process == 0 ? ::getpid() : process, PROC_PIDTASKINFO, 0, &info, sizeof info);
+  if (got != static_cast<int>(sizeof info)) return std::nullopt;
+  return info;
+}
+
+/// What the kernel counts time in here: nanoseconds on Intel's processors, something else on Apple's.
+std::chrono::nanoseconds from_mach_time(std::uint64_t ticks) noexcept {
+  mach_timebase_info_data_t base{};
+  if (::mach_timebase_info(&base) != KERN_SUCCESS || base.denom == 0) return std::chrono::nanoseconds(ticks);
+  return std::chrono::nanoseconds(static_cast<std::int64_t>(static_cast<double>(ticks) * base.numer / base.denom));
+}
+
+}  // namespace
+
+std::string why_not(feature what) {
+  switch (what) {
+    case feature::wall_time:
+    case feature::cpu_time:
+    case feature::fork:
+    case feature::spawn:
+    case feature::parent_death:
+    case feature::cancel:
+    case feature::kill_tree:
+    case feature::memory:
+    case feature::memory_growth:
+    case feature::decorator:
+      return {};
+    case feature::forkserver:
+      return "this system cannot make a forkserver's child the program's own; use spawn";
+    case feature::memory_address_space:
+      if (address_space_limit_holds()) return {};
+      return "this system does not enforce a limit on address space (RLIMIT_AS)";
+    case feature::memory_tree:
+      return why_no_memory_bound();
+    case feature::process_count:
+      return why_no_process_bound();
+  }
+  return "no such feature";
+}
+
+const char* memory_limit_caveat() noexcept {
+  return "no limit of this system's kernel bounds the memory of a call: the library looks at the child's footprint "
+         "every 1 "
+         "to 50 ms, the more often the nearer it is, and ends it when it is above. In between it may take more. "
+         "An allocation is never refused.";
+}
+
+std::string why_no_process_bound() { return "this system counts the processes of a user, not those of a call"; }
+
+// Never made: `supports` has refused it.
+process_bound::process_bound(std::uint64_t /*most*/, const memory_bound* /*around*/) { errno = ENOTSUP; }
+process_bound::~process_bound() = default;
+bool join_group(const char* /*entry*/) noexcept { return false; }
+
+std::string why_no_memory_bound() {
+  return "measure: this system does not count the memory of a call's processes together";
+}
+memory_bound::memory_bound(std::uint64_t /*most*/) { errno = ENOTSUP; }
+memory_bound::~memory_bound() = default;
+memory_bound::count memory_bound::look() const { return {}; }
+
+std::uint64_t own_peak() noexcept { return peak_of(::getpid()); }
+
+std::optional<process_accounts> accounts_of(pid_t process) noexcept {
+  rusage_info_v4 info{};
+  if (::proc_pid_rusage(process, RUSAGE_INFO_V4, reinterpret_cast<rusage_info_t*>(&info)) != 0) return std::nullopt;
+  return process_accounts{info.ri_phys_footprint, info.ri_lifetime_max_phys_footprint,
+                          from_mach_time(info.ri_user_time), from_mach_time(info.ri_system_time)};
+}
+
+mapped_memory mapped(pid_t process) {
+  const auto task = task_of(process);
+  const auto accounts = accounts_of(process == 0 ? ::getpid() : process);
+  if (!task || !accounts) return {};
+  return {task->pti_virtual_size, accounts->footprint, accounts->footprint};
+}
+
+std::optional<std::chrono::nanoseconds> cpu_time_of(pid_t process) noexcept {
+  const auto accounts = accounts_of(process);
+  if (!accounts) return std::nullopt;
+  return accounts->user_time + accounts->system_time;
+}
+
+std::uint64_t peak_of(pid_t process) noexcept {
+  const auto accounts = accounts_of(process);
+  return accounts ? accounts->peak_footprint : 0;
+}
+
+int threads() {
+  const auto task = task_of(0);
+  return task ? std::max(1, static_cast<int>(task->pti_threadnum)) : 1;
+}
+
+// The system chooses its pages itself.
+void advise_huge_pages(void* /*data*/, std::size_t /*size*/) noexcept {}
+
+std::byte* reserve_memory(std::size_t size) noexcept {
+  void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+}
+
+void release_memory(std::byte* data, std::size_t size) noexcept { ::munmap(data, size); }
+
+const std::byte* map_file(int file, std::size_t size) noexcept {
+  void* const memory = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
+  return memory == MAP_FAILED ? nullptr : static_cast<const std::byte*>(memory);
+}
+
+void unmap_file(const std::byte* data, std::size_t size) noexcept { ::munmap(const_cast<std::byte*>(data), size); }
+
+std::uint64_t physical_memory() {
+  static std::atomic<std::uint64_t> known{0};
+  if (known.load() == 0) {
+    std::uint64_t bytes = 0;
+    std::size_t size = sizeof bytes;
+    if (::sysctlbyname("hw.memsize", &bytes, &size, nullptr, 0) != 0) bytes = std::uint64_t{4} << 30;
+    known.store(bytes);
+  }
+  return known.load();
+}
+
+unsigned processors() {
+  static std::atomic<unsigned> known{0};
+  if (known.load() == 0) known.store(std::max(1u, std::thread::hardware_concurrency()));
+  return known.load();
+}
+
+std::string symbol_at(const void* address) {
+  Dl_info info{};
+  if (::dladdr(address, &info) == 0 || info.dli_sname == nullptr || info.dli_saddr != address) return {};
+  return info.dli_sname;
+}
+
+}  // namespace pynisher::platform

@@ -1,0 +1,16 @@
+#include "../../fork_safe_mutex.hpp"
+#include "../forked_page.hpp"
+
+namespace pynisher::platform {
+
+constinit forked_page on_forked_page;
+
+}  // namespace pynisher::platform
+
+namespace pynisher::detail {
+
+// There is no fork that could catch them locked.
+constinit fork_safe_mutex& library_mutex = platform::on_forked_page.library_mutex;
+constinit fork_safe_mutex& fork_mutex = platform::on_forked_page.fork_mutex;
+
+}  // namespace pynisher::detail
