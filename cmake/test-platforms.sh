@@ -106,7 +106,7 @@ start_wine() {
 test_windows() {
   tools x86_64-w64-mingw32-g++-posix g++-mingw-w64-x86-64-posix
   tools wine wine64 wine
-  configure_for windows windows
+  configure_for windows windows -DPYNISHER_BUILD_BENCHMARKS=ON
   build_for windows
   start_wine
   run_on windows

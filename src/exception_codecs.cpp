@@ -234,17 +234,30 @@ struct died_fields {
   }
 };
 
-template <class E, int (E::*number)() const noexcept>
-struct died_by_number_fields {
-  static void write(output_archive& ar, const E& e) {
-    ar((e.*number)());
+struct signal_fields {
+  static void write(output_archive& ar, const SignalException& e) {
+    ar(e.signal(), e.system_code());
     write_report(ar, e);
   }
-  static E read(input_archive& ar, const exception_info& info) {
-    int value = 0;
-    ar(value);
+  static SignalException read(input_archive& ar, const exception_info& info) {
+    int signal = 0;
+    std::uint32_t system_code = 0;
+    ar(signal, system_code);
     auto [call, use] = read_report(ar);
-    return E(info.message, value, std::move(call), use);
+    return SignalException(info.message, signal, std::move(call), use, system_code);
+  }
+};
+
+struct exit_fields {
+  static void write(output_archive& ar, const ExitException& e) {
+    ar(e.exit_code());
+    write_report(ar, e);
+  }
+  static ExitException read(input_archive& ar, const exception_info& info) {
+    int exit_code = 0;
+    ar(exit_code);
+    auto [call, use] = read_report(ar);
+    return ExitException(info.message, exit_code, std::move(call), use);
   }
 };
 
@@ -304,8 +317,8 @@ bool add_all() {
   add<timeout_fields, TimeoutException, CpuTimeoutException, WallTimeoutException>();
   add_with<MemoryLimitException, memory_fields>();
   add_with<ChildDiedException, died_fields>();
-  add_with<SignalException, died_by_number_fields<SignalException, &SignalException::signal>>();
-  add_with<ExitException, died_by_number_fields<ExitException, &ExitException::exit_code>>();
+  add_with<SignalException, signal_fields>();
+  add_with<ExitException, exit_fields>();
   add<from_message, CancelledException, KeyboardInterrupt, SerializationException, UnsupportedException>();
   add<from_message, NotShareableError, ChannelError, ChannelNotFoundError, ChannelEmptyError, ChannelNotEmptyError,
       ChannelClosedError, ChannelReleasedError, NotReceivedError, ChannelPoisonedError, QueueError, QueueEmpty, QueueFull,

@@ -16,7 +16,6 @@
 #include <pynisher/detail/mail.hpp>
 
 #include "exchange.hpp"
-#include "exchange_frames.hpp"
 #include "reply_region.hpp"
 
 namespace pynisher::detail {

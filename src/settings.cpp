@@ -112,7 +112,6 @@ settings settings::judge(options wanted) {
   if (given.cpu_time.has_value()) require(feature::cpu_time, "cpu_time");
   if (given.wall_time.has_value()) require(feature::wall_time, "wall_time");
   if (given.processes != 0) require(feature::process_count, "processes");
-  if (given.terminate_child_processes) require(feature::kill_tree, "terminate_child_processes");
   if (given.stop.stop_possible()) require(feature::cancel, "stop");
   checked.method_ = resolve(given.context);
 

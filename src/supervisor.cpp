@@ -70,6 +70,16 @@ void warn_of_soft_limit(const settings& limits) {
   warn(caveat);
 }
 
+void warn_of_loose_tree(const settings& limits) {
+  static std::atomic<bool> warned{false};
+  if (!limits.given().warnings || !limits.given().terminate_child_processes || warned.load(std::memory_order_relaxed)) return;
+  const std::string reason = why_not(feature::kill_tree);
+  if (reason.empty() || warned.exchange(true)) return;
+  warn(fmt::format("{}. What a call has started is found and ended as far as this system tells; what leaves its tree may "
+                   "outlive it.",
+                   reason));
+}
+
 template <class Limit>
 std::optional<Limit> tighter(std::optional<Limit> a, std::optional<Limit> b) {
   if (!a || !b) return a ? a : b;
@@ -571,6 +581,7 @@ call_record supervised_call::finish() {
   const nanoseconds wall = clock::now() - plan_.started;
   seen_.how = status.how;
   seen_.status = status.value;
+  seen_.system_code = status.system_code;
   if (memory_bound_ && seen_.cause == ended_for::nothing && tree_used_up(clock::now())) seen_.cause = ended_for::memory;
   seen_.memory_by_kernel = memory_bound_.has_value();
   seen_.usage = usage_of(status, region_.get(), wall, inherited_peak_, peak_seen_);
@@ -598,6 +609,7 @@ void warn_before(const settings& limits) {
   warn_of_threads(limits);
   warn_of_tight_limit(limits);
   warn_of_soft_limit(limits);
+  warn_of_loose_tree(limits);
 }
 
 namespace {

@@ -78,13 +78,14 @@ verdict judge_reply(const evidence& seen) {
 }
 
 std::string signal_name(int signal) {
-  const char* name = ::sigabbrev_np(signal);
+  const char* name = platform::signal_name(signal);
   return name != nullptr ? fmt::format("SIG{}", name) : fmt::format("signal {}", signal);
 }
 
 std::string signal_text(const evidence& seen) {
-  const char* meaning = ::sigdescr_np(seen.status);
+  const char* meaning = platform::signal_meaning(seen.status);
   std::string text = fmt::format("{} ({})", signal_name(seen.status), meaning != nullptr ? meaning : "no description");
+  if (seen.system_code != 0) text += fmt::format(", {:#010x} to the system", seen.system_code);
   if (seen.stack_overflow) {
     text += fmt::format(": stack overflow, at address {:#x}", seen.crash_address);
   } else if ((seen.status == SIGSEGV || seen.status == SIGBUS) && seen.crash_address != 0) {
@@ -210,7 +211,7 @@ std::exception_ptr exception_for(verdict decided, const evidence& seen, const st
       return std::make_exception_ptr(MemoryLimitException(
           text, limit_as_written(seen), seen.cause == ended_for::memory ? seen.memory_seen : used.peak_memory, call, used));
     case verdict::signalled:
-      return std::make_exception_ptr(SignalException(text, seen.status, call, used));
+      return std::make_exception_ptr(SignalException(text, seen.status, call, used, seen.system_code));
     case verdict::exited:
       if (seen.how == how::unknown) return std::make_exception_ptr(ChildDiedException(text, call, used));
       return std::make_exception_ptr(ExitException(text, seen.status, call, used));

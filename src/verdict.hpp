@@ -48,6 +48,7 @@ struct evidence {
   // The kernel's.
   platform::exit_status::kind how = platform::exit_status::kind::unknown;
   int status = 0;
+  std::uint32_t system_code = 0;
 
   // The child's claims.
   start_stage failed_stage = start_stage::none;

@@ -155,12 +155,17 @@ class ChildDiedException : public PynisherException, public std::runtime_error, 
 
 class SignalException : public ChildDiedException {
  public:
-  SignalException(const std::string& what, int signal, std::string call = {}, const pynisher::usage& usage = {})
-      : ChildDiedException(what, std::move(call), usage), signal_(signal) {}
+  SignalException(const std::string& what, int signal, std::string call = {}, const pynisher::usage& usage = {},
+                  std::uint32_t system_code = 0)
+      : ChildDiedException(what, std::move(call), usage), signal_(signal), system_code_(system_code) {}
+  /// By its POSIX number, on every system.
   [[nodiscard]] int signal() const noexcept { return signal_; }
+  /// What Windows calls it: the process's NTSTATUS. 0 elsewhere.
+  [[nodiscard]] std::uint32_t system_code() const noexcept { return system_code_; }
 
  private:
   int signal_;
+  std::uint32_t system_code_;
 };
 
 class ExitException : public ChildDiedException {

@@ -191,6 +191,7 @@ bool has_borrowed_rights() noexcept;
 struct exit_status {
   enum class kind : std::uint8_t { exited, signalled, unknown } how = kind::unknown;
   int value = 0;  ///< exit code or signal
+  std::uint32_t system_code = 0;  ///< what the system itself calls that signal, where it has numbers of its own
   bool usage_known = false;
   pynisher::usage usage;
   std::uint64_t peak_before_kill = 0;  ///< of the program that the child runs, where it had to be killed

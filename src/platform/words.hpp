@@ -42,6 +42,10 @@ using signal_mask = sigset_t;
 
 namespace pynisher::platform {
 
+/// "SEGV"; null: it has no name. And what it means.
+const char* signal_name(int signal) noexcept;
+const char* signal_meaning(int signal) noexcept;
+
 /// What this thread has blocked.
 signal_mask blocked_signals() noexcept;
 void block_signals(const signal_mask& these) noexcept;

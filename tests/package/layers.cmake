@@ -12,8 +12,7 @@ layer(words
   include/pynisher/fwd.hpp
   include/pynisher/units.hpp
   include/pynisher/version.hpp
-  src/fork_safe_mutex.hpp
-  src/without_signals.hpp)
+  src/fork_safe_mutex.hpp)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
   include/pynisher/channel_errors.hpp
@@ -54,7 +53,8 @@ layer(platform
   src/pool/lane.hpp
   src/reply_bytes.cpp
   src/reply_region.*
-  src/shared_memory.cpp)
+  src/shared_memory.cpp
+  src/without_signals.hpp)
 # Facts of a call in, verdict out.
 layer(decisions
   src/supports.cpp
@@ -73,6 +73,7 @@ layer(process
   src/exchange*
   src/forkserver*
   src/mail*
+  src/no_channels.cpp
   src/no_forkserver.cpp
   src/program_start.hpp
   src/supervised_call.hpp

@@ -330,9 +330,7 @@ TEST_P(Portable, AnInnerCallEndsWithTheOuterOne) {
 TEST_P(Portable, CallsMayMakeCalls) {
   const auto outer = limit(
       +[](int x, pynisher::start_method method) {
-        pynisher::options inner{.context = method, .warnings = false};
-        if (!pynisher::supports("kill_tree")) inner.terminate_child_processes = false;
-        return limit(twice, inner)(x) + 1;
+        return limit(twice, {.context = method, .warnings = false})(x) + 1;
       },
       unlimited());
   EXPECT_EQ(outer(20, GetParam()), 41);

@@ -52,8 +52,7 @@ inline std::vector<pynisher::start_method> usable_start_methods() {
   auto methods = pynisher::start_methods();
   if (pynisher::supports("kill_tree")) return methods;
   std::erase_if(methods, [](pynisher::start_method method) {
-    const auto nothing =
-        pynisher::limit(+[] {}, {.context = method, .warnings = false, .terminate_child_processes = false});
+    const auto nothing = pynisher::limit(+[] {}, {.context = method, .warnings = false});
     return nothing.try_call().verdict() == pynisher::verdict::start_failed;
   });
   return methods;
@@ -64,7 +63,6 @@ class per_start_method : public ::testing::TestWithParam<pynisher::start_method>
   /// `limits`, by the start method that is being tested. No warnings: a test that wants them sets them again.
   [[nodiscard]] static pynisher::options with(pynisher::options limits) {
     limits.context = GetParam();
-    if (!pynisher::supports("kill_tree")) limits.terminate_child_processes = false;
     limits.warnings = false;
     return limits;
   }

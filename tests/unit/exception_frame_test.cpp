@@ -347,8 +347,9 @@ TEST(OwnExceptions, KeepTheirNumbers) {
     EXPECT_EQ(e.usage(), used);
   });
   expect_own_survives(p::ChildDiedException("d", "f(1)", used), [](const auto& e) { EXPECT_EQ(e.usage(), used); });
-  expect_own_survives(p::SignalException("d", SIGSEGV, "f(1)", used), [](const auto& e) {
+  expect_own_survives(p::SignalException("d", SIGSEGV, "f(1)", used, 0xC0000005), [](const auto& e) {
     EXPECT_EQ(e.signal(), SIGSEGV);
+    EXPECT_EQ(e.system_code(), 0xC0000005u);
     EXPECT_EQ(e.call(), "f(1)");
   });
   expect_own_survives(p::ExitException("d", 3, "f(1)", used), [](const auto& e) { EXPECT_EQ(e.exit_code(), 3); });

@@ -279,8 +279,16 @@ TEST(Explanation, NamesTheSignalAndWhatItMeans) {
   EXPECT_THAT(sentence(seen({killed_by(SIGSEGV)})), Not(HasSubstr("stack overflow")));
   EXPECT_THAT(sentence(seen({killed_by(SIGSEGV), [](evidence& e) { e.crash_address = 0xdead0; }})),
               HasSubstr("0xdead0"));
+#if defined(SIGRTMIN)
   EXPECT_THAT(sentence(seen({killed_by(SIGRTMIN + 1)})), HasSubstr("signal"));
+#endif
   EXPECT_THAT(sentence(seen({killed_by(12345)})), HasSubstr("12345")) << "a number that is no signal";
+}
+
+TEST(Explanation, NamesWhatTheSystemItselfCallsTheSignal) {
+  const auto by_status = [](evidence& e) { e.system_code = 0xC0000005; };
+  EXPECT_THAT(sentence(seen({killed_by(SIGSEGV), by_status})), AllOf(HasSubstr("SIGSEGV"), HasSubstr("0xc0000005")));
+  EXPECT_THAT(sentence(seen({killed_by(SIGSEGV)})), Not(HasSubstr("to the system")));
 }
 
 TEST(Explanation, TellsTheExitCodeOrThatItIsNotKnown) {

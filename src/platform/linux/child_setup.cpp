@@ -74,7 +74,9 @@ long tighten(int resource, std::uint64_t limit) noexcept {
 // --- standing --------------------------------------------------------------------------------------------------
 
 void belong_to_call(const call_mark& mark) noexcept {
-  must(start_stage::become_subreaper, raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1));
+  // Not known to every kernel, which `kill_tree` says.
+  const long reaper = raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+  if (reaper != -EINVAL) must(start_stage::become_subreaper, reaper);
   if (mark.value == 0) return;
   const kernel_rlimit limit{mark.value, mark.value};
   must(start_stage::mark, raw::call(SYS_prlimit64, 0, rlimit_locks, &limit, nullptr));

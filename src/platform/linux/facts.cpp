@@ -148,6 +148,9 @@ mapped_memory mapped(pid_t process) {
           resident > shared ? (resident - shared) * page : 0};
 }
 
+const char* signal_name(int signal) noexcept { return ::sigabbrev_np(signal); }
+const char* signal_meaning(int signal) noexcept { return ::sigdescr_np(signal); }
+
 bool has_borrowed_rights() noexcept {
   return ::getauxval(AT_SECURE) != 0 || ::geteuid() != ::getuid() || ::getegid() != ::getgid();
 }

@@ -1,6 +1,7 @@
 #include <dlfcn.h>
 #include <libproc.h>
 #include <mach/mach_time.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/proc_info.h>
 #include <sys/resource.h>
@@ -19,6 +20,25 @@
 #include "accounting.hpp"
 
 namespace pynisher::platform {
+
+const char* signal_name(int signal) noexcept {
+  if (signal <= 0 || signal >= NSIG) return nullptr;
+  // "segv"
+  static char names[NSIG][12];
+  static const bool made = [] {
+    for (int i = 1; i < NSIG; ++i) {
+      for (std::size_t at = 0; at + 1 < sizeof names[i] && ::sys_signame[i][at] != '\0'; ++at) {
+        const char letter = ::sys_signame[i][at];
+        names[i][at] = letter >= 'a' && letter <= 'z' ? static_cast<char>(letter - 'a' + 'A') : letter;
+      }
+    }
+    return true;
+  }();
+  return made ? names[signal] : nullptr;
+}
+const char* signal_meaning(int signal) noexcept {
+  return signal > 0 && signal < NSIG ? ::sys_siglist[signal] : nullptr;
+}
 
 namespace {
 

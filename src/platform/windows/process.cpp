@@ -67,12 +67,50 @@ exit_status from_exit_code(DWORD code) {
   const int signal = signal_for(code);
   ended.how = signal != 0 ? exit_status::kind::signalled : exit_status::kind::exited;
   ended.value = signal != 0 ? signal : static_cast<int>(code);
+  // The library's own way to kill is nobody else's business.
+  if (signal != 0 && code != killed_code) ended.system_code = code;
   return ended;
 }
 
 }  // namespace
 
 const bool children_need_death_watch = false;
+
+namespace {
+
+struct signal_words {
+  int signal;
+  const char* name;
+  const char* meaning;
+};
+constexpr signal_words known_signals[] = {
+    {SIGINT, "INT", "Interrupt"},
+    {SIGILL, "ILL", "Illegal instruction"},
+    {SIGTRAP, "TRAP", "Trace/breakpoint trap"},
+    {SIGABRT, "ABRT", "Aborted"},
+    {SIGBUS, "BUS", "Bus error"},
+    {SIGFPE, "FPE", "Arithmetic exception"},
+    {SIGKILL, "KILL", "Killed"},
+    {SIGSEGV, "SEGV", "Memory access violation"},
+    {SIGTERM, "TERM", "Terminated"},
+};
+
+const signal_words* words_of(int signal) noexcept {
+  const auto* const at = std::find_if(std::begin(known_signals), std::end(known_signals),
+                                      [signal](const signal_words& known) { return known.signal == signal; });
+  return at == std::end(known_signals) ? nullptr : at;
+}
+
+}  // namespace
+
+const char* signal_name(int signal) noexcept {
+  const auto* const known = words_of(signal);
+  return known != nullptr ? known->name : nullptr;
+}
+const char* signal_meaning(int signal) noexcept {
+  const auto* const known = words_of(signal);
+  return known != nullptr ? known->meaning : nullptr;
+}
 
 fork_result fork_child(child_plan& /*plan*/) {
   fork_result refused;
