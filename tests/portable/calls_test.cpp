@@ -77,13 +77,15 @@ void write_to_null() {
   int* volatile nowhere = nullptr;
   *nowhere = 1;
 }
+volatile int deepest = 0x7fffffff;  // the compiler is not to know
 int overflow_stack(int depth) {
   volatile char room[4096];
   room[0] = static_cast<char>(depth);
-  return overflow_stack(depth + 1) + room[0];
+  return depth < deepest ? overflow_stack(depth + 1) + room[0] : 0;
 }
+void throw_range_error() { throw std::range_error("out of noexcept"); }
 void throw_out_of_noexcept() {
-  const auto never = []() noexcept { throw std::range_error("out of noexcept"); };
+  const auto never = []() noexcept { throw_range_error(); };
   never();
 }
 void throw_nested() {
