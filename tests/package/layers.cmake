@@ -73,7 +73,6 @@ layer(process
   src/exchange*
   src/forkserver*
   src/mail*
-  src/no_channels.cpp
   src/no_forkserver.cpp
   src/program_start.hpp
   src/supervised_call.hpp
@@ -108,6 +107,7 @@ layer(many
   include/pynisher/task_future.hpp
   include/pynisher/task_result.hpp
   include/pynisher/worker_pool.hpp
+  src/no_channels.cpp
   src/no_isolates.cpp
   src/isolate.cpp
   src/isolate_*

@@ -194,7 +194,7 @@ TEST_P(Portable, AWallLimitEndsASleeper) {
 TEST_P(Portable, ACpuLimitEndsASpinnerAndNoSleeper) {
   EXPECT_THAT(limit(spin_forever, with({.cpu_time = 100ms})).try_call(), EndedAs(verdict::cpu_timeout));
   const auto nap = limit(
-      +[] { std::this_thread::sleep_for(400ms); }, with({.cpu_time = 300ms}));
+      +[] { std::this_thread::sleep_for(1200ms); }, with({.cpu_time = 1s}));
   EXPECT_THAT(nap.try_call(), EndedAs(verdict::returned));
 }
 
