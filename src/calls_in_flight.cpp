@@ -111,6 +111,8 @@ class flight {
   }
   bool wait(std::optional<clock::time_point> until) {
     std::unique_lock lock(mutex_);
+    // Not for the library to convert to another clock, where the earliest time does not fit.
+    if (until && *until <= clock::now()) return done_;
     const auto is_done = [this] { return done_; };
     if (until) return changed_.wait_until(lock, *until, is_done);
     changed_.wait(lock, is_done);

@@ -75,6 +75,9 @@ packing_scope::packing_scope(deposit_mode mode) : outer_(nullptr), is_item_(fals
 packing_scope::~packing_scope() = default;
 std::shared_ptr<deposited> packing_scope::finish() { return nullptr; }
 
+void ends_for_fork::look_for(const child_task& /*task*/) {}
+void ends_for_fork::take_over() const noexcept {}
+
 void begin_packing_reply() {}
 bool finish_packing_reply() { return false; }
 std::shared_ptr<void> until_reply_is_read(std::int64_t /*pid*/) { return nullptr; }

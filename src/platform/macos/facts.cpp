@@ -115,6 +115,7 @@ std::string why_no_process_bound() { return "this system counts the processes of
 // Never made: `supports` has refused it.
 process_bound::process_bound(std::uint64_t /*most*/, const memory_bound* /*around*/) { errno = ENOTSUP; }
 process_bound::~process_bound() = default;
+void process_bound::end_members() const noexcept {}
 bool join_group(const char* /*entry*/) noexcept { return false; }
 
 std::string why_no_memory_bound() {
@@ -122,6 +123,7 @@ std::string why_no_memory_bound() {
 }
 memory_bound::memory_bound(std::uint64_t /*most*/) { errno = ENOTSUP; }
 memory_bound::~memory_bound() = default;
+void memory_bound::end_members() const noexcept {}
 memory_bound::count memory_bound::look() const { return {}; }
 
 std::uint64_t own_peak() noexcept { return peak_of(::getpid()); }

@@ -54,7 +54,8 @@ LONG WINAPI note_crash(EXCEPTION_POINTERS* what) {
     const bool is_memory =
         record.ExceptionCode == EXCEPTION_ACCESS_VIOLATION || flags == detail::crash_flag::stack_overflow;
     note(flags, address, is_memory ? SIGSEGV : 0);
-    note_usage(*surrounding.region);
+    // What is left of an overflown stack is not enough for more.
+    if (record.ExceptionCode != EXCEPTION_STACK_OVERFLOW) note_usage(*surrounding.region);
   }
   ::TerminateProcess(::GetCurrentProcess(), record.ExceptionCode);
   return EXCEPTION_EXECUTE_HANDLER;

@@ -219,11 +219,13 @@ parent_death_watch::~parent_death_watch() = default;
 std::string why_no_process_bound() { return "a job of this system bounds its processes, but not their threads"; }
 process_bound::process_bound(std::uint64_t /*most*/, const memory_bound* /*around*/) { errno = ERROR_NOT_SUPPORTED; }
 process_bound::~process_bound() = default;
+void process_bound::end_members() const noexcept {}
 bool join_group(const char* /*entry*/) noexcept { return false; }
 
 std::string why_no_memory_bound() { return "measure: the memory of a call's processes together is not counted here"; }
 memory_bound::memory_bound(std::uint64_t /*most*/) { errno = ERROR_NOT_SUPPORTED; }
 memory_bound::~memory_bound() = default;
+void memory_bound::end_members() const noexcept {}
 memory_bound::count memory_bound::look() const { return {}; }
 
 // A process begins with a count of its own.
