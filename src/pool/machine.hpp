@@ -73,7 +73,7 @@ class pool_machine final : public pool_core, private pool_hands {
   std::exception_ptr broken() override;
   std::vector<std::int64_t> pids() override;
 
-  // --- for maps: by their consumer's thread
+  // --- for maps: by their consumer's thread (watch.cpp)
   std::uint64_t attach(map_sink& sink);
   /// Nothing of the map runs or comes any more.
   void detach(std::uint64_t owner, map_sink& sink);
@@ -135,8 +135,20 @@ class pool_machine final : public pool_core, private pool_hands {
 
   // --- the service thread (service.cpp)
   void serve();
+  void look_at_time(unsigned worker, clock::time_point now);
+  [[nodiscard]] task_clock::limits limits_of(const batch& of) const;
+  void look_by(clock::time_point when);
+  [[nodiscard]] bool all_gone() const;
+
+  // --- workers' lives (workers.cpp)
   void start_worker(unsigned worker, lock& held);
+  void worker_not_made(unsigned worker, const std::exception_ptr& why);
+  bool start_after_a_while(unsigned worker);
+  void kill(unsigned worker, ended_for cause);
+  bool kill_for_its_item(unsigned worker, ended_for cause);
   void bury(unsigned worker, lock& held);
+  void bury_unmade(unsigned worker, raw_outcome end, lock& held);
+  void forget_worker(unsigned worker);
   /// What a worker was at when it ended, while its message is still in the lane.
   struct last_item {
     std::uint64_t owner = 0, index = 0;
@@ -145,18 +157,8 @@ class pool_machine final : public pool_core, private pool_hands {
   };
   last_item last_item_of(unsigned worker);
   void charge(unsigned worker, const last_item& with, const pool_scheduler::death& how, raw_outcome end);
-  void bury_unmade(unsigned worker, raw_outcome end, lock& held);
-  void forget_worker(unsigned worker);
-  void worker_not_made(unsigned worker, const std::exception_ptr& why);
-  bool start_after_a_while(unsigned worker);
-  void look_at_time(unsigned worker, clock::time_point now);
-  void kill(unsigned worker, ended_for cause);
-  bool kill_for_its_item(unsigned worker, ended_for cause);
   [[nodiscard]] raw_outcome outcome_of_killed(const task_clock& had, ended_for cause, const settings* limits,
                                               const call_name& name) const;
-  [[nodiscard]] task_clock::limits limits_of(const batch& of) const;
-  void look_by(clock::time_point when);
-  [[nodiscard]] bool all_gone() const;
 
   static batch& as_batch(job& what) { return static_cast<batch&>(what); }
 

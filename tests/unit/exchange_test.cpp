@@ -326,6 +326,51 @@ TEST(Exchange, WhatIsKeptStaysWithTheLastThatKeepsIt) {
   EXPECT_EQ(w.status(w.ask(far, keep)), mail_status::not_found);
 }
 
+// Results of a worker, which are told apart: what has been adopted does not go with it, what it had not sent does.
+TEST(Exchange, AResultThatIsAdoptedOutlivesWhoDepositedIt) {
+  world w;
+  const party_id main = w.join(), far = w.join(0, 0, false, true);
+  constexpr std::uint64_t pid_of_far = 102;
+  const auto channel = w.create(far, 0);
+  request deposit;
+  deposit.what = verb::deposit;
+  deposit.mode = static_cast<std::uint8_t>(deposit_mode::result);
+  for (const std::uint64_t key : {1, 2, 3}) {
+    deposit.key = {key, key};
+    deposit.content = std::make_shared<parcel>();
+    deposit.content->attached.push_back({attachment::kind::end, end_kind::sending, channel, 0, nullptr});
+    ASSERT_EQ(w.status(w.ask(far, deposit)), mail_status::done);
+  }
+  request adopt = deposit;
+  adopt.what = verb::adopt;
+  adopt.content = nullptr;
+  adopt.key = {1, 1};
+  adopt.mode = static_cast<std::uint8_t>(deposit_mode::kept);
+  w.ask(main, adopt);
+  request revoke = adopt;
+  revoke.what = verb::revoke;
+  revoke.key = {2, 2};
+  w.ask(main, revoke);
+  w.leave(far);
+  w.about(main, verb::revoke_results, pid_of_far);
+
+  request redeem = adopt;
+  redeem.what = verb::redeem;
+  for (const std::uint64_t key : {2, 3}) {
+    redeem.key = {key, key};
+    EXPECT_EQ(w.status(w.ask(main, redeem)), mail_status::not_found) << key;
+  }
+  redeem.key = {1, 1};
+  EXPECT_EQ(w.status(w.ask(main, redeem)), mail_status::item);
+  EXPECT_EQ(w.status(w.ask(main, redeem)), mail_status::item);
+  revoke.key = {1, 1};
+  w.ask(main, revoke);
+  EXPECT_EQ(w.status(w.ask(main, redeem)), mail_status::not_found);
+  w.about(main, verb::drop, 2, channel, end_kind::sending);
+  w.leave(main);
+  EXPECT_TRUE(w.core.is_empty());
+}
+
 /// One channel, no deaths: the answers are known exactly.
 class simple_channel {
  public:
