@@ -84,6 +84,9 @@ enum class deposit_mode : std::uint8_t {
   kept,      ///< may be redeemed again and again, by anybody, while one of those lives that have it
 };
 
+/// The mode of what does not wait.
+inline constexpr std::uint8_t at_once = 1;
+
 struct request {
   verb what = verb::look;
   end_kind end = end_kind::receiving;

@@ -17,8 +17,6 @@ namespace pynisher::detail {
 
 namespace {
 
-constexpr std::uint8_t at_once = 1;
-
 request about(const end_state& end, verb what) {
   request made;
   made.what = what;
