@@ -354,7 +354,7 @@ TEST(NoDescriptors, TheExchangeRefusesAndGoesOn) {
   EXPECT_EQ(answers.recv(), 0);
   auto [gate, open] = create_channel<int>();
   auto [told, tell] = create_channel<int>({.buffer = 1});
-  auto late = by_fork([gate = gate, tell = tell]() mutable {
+  auto late = by_fork([gate, tell]() mutable {
     try {
       tell.send(gate.recv());
       return true;
@@ -372,7 +372,7 @@ TEST(NoDescriptors, TheExchangeRefusesAndGoesOn) {
     ASSERT_EQ(answers.recv(), i);
   }
   for (const int fd : all) ::close(fd);
-  std::thread opens([open = open]() mutable {
+  std::thread opens([open]() mutable {
     try {
       static_cast<void>(open.send_for(1h, 1));
     } catch (const pynisher::ChannelClosedError&) {

@@ -41,13 +41,13 @@ int rounds_on_a_loop() {
   int rounds = 0;
   asio::co_spawn(
       loop,
-      [&, tx = tx]() -> asio::awaitable<void> {
+      [&, tx]() -> asio::awaitable<void> {
         for (int i = 0; i < 50; ++i) co_await async_send(loop.get_executor(), tx, i, asio::use_awaitable);
       },
       asio::detached);
   asio::co_spawn(
       loop,
-      [&, rx = rx]() -> asio::awaitable<void> {
+      [&, rx]() -> asio::awaitable<void> {
         for (int i = 0; i < 50; ++i)
           rounds += co_await async_recv(loop.get_executor(), rx, asio::use_awaitable) == i ? 1 : 0;
       },
@@ -188,7 +188,7 @@ TEST(ChannelAsio, ItsDescriptorIsWaitedForByALoop) {
   int value = 0;
   ready.async_wait(asio::posix::stream_descriptor::wait_read,
                    [&](boost::system::error_code) { value = rx.recv_nowait(); });
-  std::thread other([tx = tx]() mutable { tx.send(8); });
+  std::thread other([tx]() mutable { tx.send(8); });
   loop.run();
   other.join();
   EXPECT_EQ(value, 8);

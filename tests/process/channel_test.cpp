@@ -62,7 +62,7 @@ TEST(Channel, AllThatReceivesTellsThatNothingCanCome) {
 }
 
 TEST(Channel, AReceiptTellsThatNobodyCanReceive) {
-  for (const std::size_t buffer : {0, 4}) {
+  for (const std::size_t buffer : {std::size_t{0}, std::size_t{4}}) {
     auto [rx, tx] = create_channel<int>({.buffer = buffer});
     const auto receipt = tx.post(1);
     rx.release();
@@ -91,7 +91,7 @@ TEST(Channel, AnEndOfNoChannelSaysSo) {
 TEST(Channel, UnbufferedSendWaitsUntilTaken) {
   auto [rx, tx] = create_channel<int>();
   std::atomic<bool> sent{false};
-  std::thread other([&, tx = tx]() mutable {
+  std::thread other([&, tx]() mutable {
     tx.send(1);
     sent = true;
   });
@@ -113,7 +113,7 @@ TEST(Channel, ASendThatTimesOutIsWithdrawn) {
 TEST(Channel, SendNowaitNeedsAReceiver) {
   auto [rx, tx] = create_channel<int>();
   EXPECT_THROW(tx.send_nowait(1), pynisher::NotReceivedError);
-  std::thread other([rx = rx]() mutable { EXPECT_EQ(rx.recv(), 2); });
+  std::thread other([rx]() mutable { EXPECT_EQ(rx.recv(), 2); });
   for (;;) {
     try {
       tx.send_nowait(2);
@@ -127,7 +127,7 @@ TEST(Channel, SendNowaitNeedsAReceiver) {
 
 TEST(Channel, SendNowaitSeesAReceiverThatSelects) {
   auto [rx, tx] = create_channel<int>();
-  std::thread other([rx = rx]() mutable {
+  std::thread other([rx]() mutable {
     EXPECT_EQ(pynisher::select(1h, rx), 0u);
     EXPECT_EQ(rx.recv(), 2);
   });
@@ -213,9 +213,9 @@ TEST(Channel, RangeForGoesOnUntilItIsClosed) {
 
 TEST(Channel, RangeForEndsWhenTheLastSenderGoes) {
   auto [rx, tx] = create_channel<int>({.buffer = 16});
-  std::thread other([tx = std::move(tx)]() mutable {
-    for (int i = 0; i < 3; ++i) tx.send(i);
-    tx = {};
+  std::thread other([last = std::move(tx)]() mutable {
+    for (int i = 0; i < 3; ++i) last.send(i);
+    last = {};
   });
   std::vector<int> seen;
   for (const int item : rx) seen.push_back(item);
@@ -238,14 +238,14 @@ TEST(Channel, CloseOfTheReceivingEndSparesItemsUnlessForced) {
 
 TEST(Channel, CloseWakesThoseWhoWait) {
   auto [rx, tx] = create_channel<int>();
-  std::thread sends([tx = tx]() mutable { EXPECT_THROW(tx.send(1), pynisher::ChannelClosedError); });
+  std::thread sends([tx]() mutable { EXPECT_THROW(tx.send(1), pynisher::ChannelClosedError); });
   ASSERT_EQ(pynisher::select(1h, rx), 0u);
   rx.close(true);
   sends.join();
 
   auto [r2, t2] = create_channel<int>();
-  std::thread receives([r2 = r2]() mutable { EXPECT_THROW(r2.recv(), pynisher::ChannelClosedError); });
-  std::thread selects([r2 = r2] { EXPECT_EQ(pynisher::select(1h, r2), 0u); });
+  std::thread receives([r2]() mutable { EXPECT_THROW(r2.recv(), pynisher::ChannelClosedError); });
+  std::thread selects([r2] { EXPECT_EQ(pynisher::select(1h, r2), 0u); });
   t2.close();
   receives.join();
   selects.join();
@@ -259,7 +259,7 @@ TEST(Channel, PoisonReachesBothEndsAndThoseWhoWait) {
   EXPECT_THROW(tx.send(1), pynisher::ChannelPoisonedError);
   EXPECT_TRUE(rx.is_closed());
   auto [r2, t2] = create_channel<int>();
-  std::thread waits([r2 = r2]() mutable { EXPECT_THROW(r2.recv(), pynisher::ChannelPoisonedError); });
+  std::thread waits([r2]() mutable { EXPECT_THROW(r2.recv(), pynisher::ChannelPoisonedError); });
   t2.poison();
   waits.join();
 }
@@ -283,7 +283,7 @@ TEST(Channel, SelectGivesTheIndexOfAReadyOne) {
   tb.send("spam");
   EXPECT_EQ(pynisher::select(1h, a, b), 1u);
   EXPECT_EQ(b.recv(), "spam");
-  std::thread later([ta = ta]() mutable { ta.send(1); });
+  std::thread later([ta]() mutable { ta.send(1); });
   EXPECT_EQ(pynisher::select(1h, a, b), 0u);
   later.join();
 }
@@ -427,17 +427,17 @@ TEST(Channel, WhatIsDiscardedGivesBackWhatItHolds) {
 
 TEST(Channel, EachItemIsReceivedOnceAndInOrderPerSender) {
   constexpr int senders = 3, receivers = 3, items = 500;
-  for (const std::size_t buffer : {0, 1, 16}) {
+  for (const std::size_t buffer : {std::size_t{0}, std::size_t{1}, std::size_t{16}}) {
     auto [rx, tx] = create_channel<std::pair<int, int>>({.buffer = buffer});
     std::vector<std::thread> threads;
     std::vector<std::vector<std::pair<int, int>>> seen(receivers);
     for (int who = 0; who < receivers; ++who) {
-      threads.emplace_back([&seen, who, rx = rx]() mutable {
+      threads.emplace_back([&seen, who, rx]() mutable {
         for (const auto& item : rx) seen[static_cast<std::size_t>(who)].push_back(item);
       });
     }
     for (int who = 0; who < senders; ++who) {
-      threads.emplace_back([who, tx = tx]() mutable {
+      threads.emplace_back([who, tx]() mutable {
         for (int i = 0; i < items; ++i) tx.send({who, i});
       });
     }

@@ -64,6 +64,8 @@ class pending_mail : public std::enable_shared_from_this<pending_mail<Work, Hand
   }
   void complete(std::exception_ptr error, arrival came) {
     const auto where = boost::asio::get_associated_executor(handler_, executor_);
+    // The handler may have run, and the loop be over and gone, before `post` is back here.
+    const auto until_posted = boost::asio::make_work_guard(where);
     boost::asio::post(where,
                       [self = this->shared_from_this(), error = std::move(error), came = std::move(came)]() mutable {
                         Handler last = std::move(self->handler_);
