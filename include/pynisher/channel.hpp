@@ -119,8 +119,8 @@ class channel_end {
   void close(bool force = false) { end_.close(force); }
   /// Discards what there is; whoever uses the channel, or is waiting, gets `ChannelPoisonedError`.
   void poison() { end_.poison(); }
-  /// It was closed, at this end or altogether, or nobody is associated any more with either. False while there is
-  /// somebody who could be joined at the other end, by whom ever: `recv` and `send` know that nobody is there now.
+  /// This end was closed, or the channel, or nobody is associated any more with either end. That nobody is left at the
+  /// other end alone does not close it: `recv` and `send` tell that.
   [[nodiscard]] bool is_closed() const { return end_.is_closed(); }
   /// Ids of the isolates that are associated with this end; the program itself is 0.
   [[nodiscard]] std::vector<std::int64_t> isolates() const { return end_.isolates(); }
