@@ -519,7 +519,7 @@ TEST(PoolExecutorThreads, CannotLimit) {
 
 TEST_P(PoolExecutorProcesses, RefusesWhatCanNeverBeSent) {
   pool_executor pool(with());
-  const int captured = 1;
+  const auto captured = ::getpid();
   const auto reason_of = [](const std::exception_ptr& error) -> std::string {
     try {
       if (error) std::rethrow_exception(error);
