@@ -26,7 +26,7 @@ int overflow_stack(int depth) {
   return depth < deepest ? overflow_stack(depth + 1) + room[0] : 0;
 }
 void overflow() { overflow_stack(0); }
-void divide_by_zero() { zero = 1 / zero; }
+void divide_by_zero() { zero = 7 / zero; }
 void run_into_nothing() { __builtin_trap(); }
 void raise_breakpoint() { ::RaiseException(0x80000003, 0, 0, nullptr); }
 void end_by_a_code_of_its_own() { ::TerminateProcess(::GetCurrentProcess(), 0xE0001234); }
@@ -73,9 +73,9 @@ TEST(WindowsHandles, NoneIsLeftByCallsHoweverTheyEnd) {
   };
   const auto calls = [] {
     for (int i = 0; i < 3; ++i) {
-      pynisher::limit(write_to_null, {.warnings = false}).try_call();
-      pynisher::limit(give_up, {.warnings = false}).try_call();
-      pynisher::limit(+[] {}, {.warnings = false}).try_call();
+      EXPECT_EQ(pynisher::limit(write_to_null, {.warnings = false}).try_call().verdict(), pynisher::verdict::signalled);
+      EXPECT_EQ(pynisher::limit(give_up, {.warnings = false}).try_call().verdict(), pynisher::verdict::signalled);
+      EXPECT_EQ(pynisher::limit(+[] {}, {.warnings = false}).try_call().verdict(), pynisher::verdict::returned);
     }
   };
   calls();
