@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <pynisher/detail/value_or_error.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/usage.hpp>
 
@@ -70,57 +71,24 @@ class outcome_base {
 }  // namespace detail
 
 /// A value, or why there is none. Moves where `R` moves, copies where `R` copies.
-/// `operator*` without a value throws as `value()` does: nothing here is undefined.
+/// `value()`, `operator*` and `operator->` without a value throw what the call would have thrown: nothing here is
+/// undefined.
 template <class R>
-class [[nodiscard]] outcome : public detail::outcome_base {
+class [[nodiscard]] outcome : public detail::value_or_error<detail::outcome_base, R> {
  public:
   outcome(pynisher::verdict v, pynisher::usage u, std::exception_ptr error, std::string explanation,
           std::optional<R>&& value)
-      : outcome_base(v, u, std::move(error), std::move(explanation)), value_(std::move(value)) {}
-
-  /// The value; throws what the call would have thrown.
-  R& value() & {
-    rethrow_if_failed();
-    return *value_;
-  }
-  const R& value() const& {
-    rethrow_if_failed();
-    return *value_;
-  }
-  R&& value() && {
-    rethrow_if_failed();
-    return *std::move(value_);
-  }
-  R& operator*() & { return value(); }
-  const R& operator*() const& { return value(); }
-  R&& operator*() && { return std::move(*this).value(); }
-  R* operator->() { return &value(); }
-  const R* operator->() const { return &value(); }
-
-  template <class U>
-  [[nodiscard]] R value_or(U&& otherwise) const& {
-    return value_ ? *value_ : static_cast<R>(std::forward<U>(otherwise));
-  }
-  template <class U>
-  [[nodiscard]] R value_or(U&& otherwise) && {
-    return value_ ? *std::move(value_) : static_cast<R>(std::forward<U>(otherwise));
-  }
+      : outcome::value_or_error(std::move(value), v, u, std::move(error), std::move(explanation)) {}
 
   /// The value alone; empty when there is none.
-  [[nodiscard]] std::optional<R> to_optional() && { return std::move(value_); }
-
- private:
-  std::optional<R> value_;
+  [[nodiscard]] std::optional<R> to_optional() && { return std::move(this->value_); }
 };
 
 template <>
-class [[nodiscard]] outcome<void> : public detail::outcome_base {
+class [[nodiscard]] outcome<void> : public detail::value_or_error<detail::outcome_base, void> {
  public:
   outcome(pynisher::verdict v, pynisher::usage u, std::exception_ptr error, std::string explanation)
-      : outcome_base(v, u, std::move(error), std::move(explanation)) {}
-  /// Throws what the call would have thrown.
-  void value() const { rethrow_if_failed(); }
-  void operator*() const { value(); }
+      : value_or_error(v, u, std::move(error), std::move(explanation)) {}
 };
 
 }  // namespace pynisher

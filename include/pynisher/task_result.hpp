@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <pynisher/detail/value_or_error.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/usage.hpp>
 
@@ -59,48 +60,21 @@ class task_result_base {
 }  // namespace detail
 
 /// A value, or why there is none. Moves where `R` moves, copies where `R` copies.
+/// `value()`, `operator*` and `operator->` without a value throw what the worker threw, or what its end is called.
 template <class R>
-class [[nodiscard]] task_result : public detail::task_result_base {
+class [[nodiscard]] task_result : public detail::value_or_error<detail::task_result_base, R> {
  public:
   task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error,
               std::string what, std::optional<R>&& value)
-      : task_result_base(index, worker, used, std::move(error), std::move(what)), value_(std::move(value)) {}
-
-  /// The value; throws what the worker threw, or what its end is called.
-  R& value() & {
-    rethrow_if_failed();
-    return *value_;
-  }
-  const R& value() const& {
-    rethrow_if_failed();
-    return *value_;
-  }
-  R&& value() && {
-    rethrow_if_failed();
-    return *std::move(value_);
-  }
-  R& operator*() & { return value(); }
-  const R& operator*() const& { return value(); }
-  R&& operator*() && { return std::move(*this).value(); }
-  R* operator->() { return &value(); }
-  const R* operator->() const { return &value(); }
-  template <class U>
-  [[nodiscard]] R value_or(U&& otherwise) const& {
-    return value_ ? *value_ : static_cast<R>(std::forward<U>(otherwise));
-  }
-
- private:
-  std::optional<R> value_;
+      : task_result::value_or_error(std::move(value), index, worker, used, std::move(error), std::move(what)) {}
 };
 
 template <>
-class [[nodiscard]] task_result<void> : public detail::task_result_base {
+class [[nodiscard]] task_result<void> : public detail::value_or_error<detail::task_result_base, void> {
  public:
   task_result(std::size_t index, unsigned worker, const pynisher::usage& used, std::exception_ptr error,
               std::string what)
-      : task_result_base(index, worker, used, std::move(error), std::move(what)) {}
-  /// Throws what the worker threw, or what its end is called.
-  void value() const { rethrow_if_failed(); }
+      : value_or_error(index, worker, used, std::move(error), std::move(what)) {}
 };
 
 }  // namespace pynisher

@@ -16,6 +16,7 @@ layer(words
 # What is asked for, what came of it, what can go wrong.
 layer(facts
   include/pynisher/channel_errors.hpp
+  include/pynisher/detail/value_or_error.hpp
   include/pynisher/exceptions.hpp
   include/pynisher/format.hpp
   include/pynisher/options.hpp
@@ -67,6 +68,7 @@ layer(process
   src/boost_process_macos.cpp
   src/boost_process_windows.cpp
   src/call_order.*
+  src/conclusion.cpp
   src/descriptor_passing.*
   src/calls_in_flight.cpp
   src/child_main.*
