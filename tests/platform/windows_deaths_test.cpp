@@ -17,7 +17,7 @@ volatile int zero = 0;
 volatile int deepest = 0x7fffffff;
 
 void write_to_null() {
-  int* volatile nowhere = nullptr;
+  volatile int* volatile nowhere = nullptr;
   *nowhere = 1;
 }
 int overflow_stack(int depth) {

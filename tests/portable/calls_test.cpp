@@ -74,7 +74,7 @@ void take_memory() {
   }
 }
 void write_to_null() {
-  int* volatile nowhere = nullptr;
+  volatile int* volatile nowhere = nullptr;
   *nowhere = 1;
 }
 volatile int deepest = 0x7fffffff;  // the compiler is not to know

@@ -74,9 +74,12 @@ long tighten(int resource, std::uint64_t limit) noexcept {
 // --- standing --------------------------------------------------------------------------------------------------
 
 void belong_to_call(const call_mark& mark) noexcept {
-  // Not known to every kernel, which `kill_tree` says.
-  const long reaper = raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
-  if (reaper != -EINVAL) must(start_stage::become_subreaper, reaper);
+  int was_reaper = 0;
+  const long refused = raw::call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1);
+  // A kernel that has none is warned of: `kill_tree`.
+  if (refused < 0 && raw::call(SYS_prctl, PR_GET_CHILD_SUBREAPER, &was_reaper) != -EINVAL) {
+    give_up(start_stage::become_subreaper, refused);
+  }
   if (mark.value == 0) return;
   const kernel_rlimit limit{mark.value, mark.value};
   must(start_stage::mark, raw::call(SYS_prlimit64, 0, rlimit_locks, &limit, nullptr));
