@@ -15,28 +15,20 @@
 #include <string>
 #include <vector>
 
-#define BOOST_PROCESS_V2_HEADER_ONLY 1
-#include <boost/asio/io_context.hpp>
-#include <boost/process/v2/posix/vfork_launcher.hpp>
-#include <boost/process/v2/process.hpp>
-
+#include "boost_process_launch.hpp"
 #include "platform/contract.hpp"
 #include "program_start.hpp"
-#include "without_signals.hpp"
 
 namespace pynisher::detail {
 
 namespace {
 
-namespace process_v2 = boost::process::v2;
-
-
-/// What is done between vfork and exec: there the memory is still the program's, and the program's thread waits.
-class start_bare {
+/// For this program, started again: nothing but what it is given.
+class start_bare : public before_exec {
  public:
   /// The last descriptor is the image, which does not stay open.
   start_bare(std::span<const int> descriptors, const char* const* environment, const started_output& output, int& error)
-      : descriptors_(descriptors), environment_(environment), output_(output), error_(error) {}
+      : before_exec(error), descriptors_(descriptors), environment_(environment), output_(output) {}
 
   template <class Launcher, class Path>
   boost::system::error_code on_setup(Launcher& launcher, const Path&, const char* const*) {
@@ -78,13 +70,6 @@ class start_bare {
     return {};
   }
 
-  /// `exit`, which the launcher calls then, would run the program's own exit handlers, in the program's own memory.
-  template <class... Any>
-  void on_exec_error(Any&&...) {
-    error_ = errno;
-    ::_exit(127);
-  }
-
   static constexpr int first_ = 3;
 
  private:
@@ -94,13 +79,12 @@ class start_bare {
   std::span<const int> descriptors_;
   const char* const* environment_;
   started_output output_;
-  int& error_;
 };
 
 /// For a program of another's: the usual signals, and nothing open but what it is to write to.
-class start_plain {
+class start_plain : public before_exec {
  public:
-  start_plain(int output, int& error) : output_(output), error_(error) {}
+  start_plain(int output, int& error) : before_exec(error), output_(output) {}
 
   template <class Launcher, class Path>
   boost::system::error_code on_setup(Launcher& /*launcher*/, const Path&, const char* const*) {
@@ -121,42 +105,9 @@ class start_plain {
     ::sigprocmask(SIG_SETMASK, &none, nullptr);
     return {};
   }
-  template <class... Any>
-  void on_exec_error(Any&&...) {
-    error_ = errno;
-    ::_exit(127);
-  }
 
  private:
   int output_;
-  int& error_;
-};
-
-/// As it is, and the mark by which `init` knows what to do.
-std::vector<const char*> environment_with(const std::string& mark) {
-  std::vector<const char*> environment;
-  for (char** entry = ::environ; entry != nullptr && *entry != nullptr; ++entry) environment.push_back(*entry);
-  environment.push_back(mark.c_str());
-  environment.push_back(nullptr);
-  return environment;
-}
-
-/// Thrown when the child runs: before the launcher wraps it into an object whose making can fail, and which nobody needs.
-struct child_is_started {};
-
-class leaves_when_started final : public boost::asio::execution_context::service {
- public:
-  using key_type = leaves_when_started;
-  static inline boost::asio::execution_context::id id;
-  leaves_when_started(boost::asio::execution_context& context, const pid_t& pid)
-      : boost::asio::execution_context::service(context), pid_(pid) {}
-
- private:
-  void shutdown() override {}
-  void notify_fork(boost::asio::execution_context::fork_event event) override {
-    if (event == boost::asio::execution_context::fork_parent && pid_ > 0) throw child_is_started();
-  }
-  const pid_t& pid_;
 };
 
 }  // namespace
@@ -175,30 +126,13 @@ program_started start_program(program_role role, std::span<const int> descriptor
   const std::string path = "/proc/self/fd/" + std::to_string(start_bare::first_ + static_cast<int>(all.size()));
   all.push_back(image.get());
   const std::string mark = std::string(start_mark) + "=" + static_cast<char>(role);
-  const std::vector<const char*> environment = environment_with(mark);
+  const std::vector<const char*> environment = environment_with(::environ, mark);
   std::vector<const char*> arguments = arguments_of_program();
   int exec_error = 0;
-  boost::system::error_code error;
-  process_v2::posix::vfork_launcher launcher;
-  launcher.pid = -1;
-  try {
-    boost::asio::io_context context;
-    boost::asio::make_service<leaves_when_started>(context, launcher.pid);
-    const without_signals blocked;
-    launcher(context.get_executor(), error, path, arguments.data(),
-             start_bare(all, environment.data(), output, exec_error));
-  } catch (const child_is_started&) {
-    if (error || exec_error != 0) {
-      while (::waitpid(launcher.pid, nullptr, __WALL) < 0 && errno == EINTR) {
-      }
-    }
-  } catch (const boost::system::system_error& e) {
-    return {-1, "start the program again", e.code().value()};
-  }
-  if (exec_error != 0) return {-1, "start the program again", exec_error};
-  if (error) return {-1, "start the program again", error.value()};
+  const pid_t pid = launch(path, arguments.data(), start_bare(all, environment.data(), output, exec_error), exec_error);
+  if (pid < 0) return {-1, "start the program again", -pid};
   // It is reaped by whoever waits for the call.
-  result.pid = launcher.pid;
+  result.pid = pid;
   return result;
 }
 
@@ -207,25 +141,11 @@ program_ended run_program(const std::vector<std::string>& command, int output) {
   for (const std::string& word : command) arguments.push_back(word.c_str());
   arguments.push_back(nullptr);
   int exec_error = 0;
-  boost::system::error_code error;
-  process_v2::posix::vfork_launcher launcher;
-  launcher.pid = -1;
-  try {
-    boost::asio::io_context context;
-    boost::asio::make_service<leaves_when_started>(context, launcher.pid);
-    const without_signals blocked;
-    launcher(context.get_executor(), error, command.at(0), arguments.data(), start_plain(output, exec_error));
-  } catch (const child_is_started&) {
-  } catch (const boost::system::system_error& e) {
-    return {-1, "start the compiler", e.code().value()};
-  }
+  const pid_t pid = launch(command.at(0), arguments.data(), start_plain(output, exec_error), exec_error);
+  if (pid < 0) return {-1, "start the compiler", -pid};
   int status = -1;
-  if (launcher.pid > 0) {
-    while (::waitpid(launcher.pid, &status, 0) < 0 && errno == EINTR) {
-    }
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
-  if (exec_error != 0) return {-1, "start the compiler", exec_error};
-  if (error) return {-1, "start the compiler", error.value()};
   return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), nullptr, 0};
 }
 

@@ -66,7 +66,7 @@ void note_child_claims(evidence& seen, const platform::child_plan& plan) {
   const reply_region& region = *plan.region;
   // A set-up that fails exits before the function begins.
   if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
-      !platform::has_begun(plan)) {
+      !has_begun(plan)) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
     seen.failed_errno = region.failed_errno.load();
     if (plan.parentage != platform::parentage::copy && seen.failed_stage == start_stage::none) {

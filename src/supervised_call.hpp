@@ -38,6 +38,10 @@ struct call_record {
 };
 
 raw_outcome conclude(const settings& limits, call_record record, const call_name& name);
+
+/// True once the function has begun, or may have: what the child says from then on is the function's word. It cannot
+/// make it false again.
+bool has_begun(const platform::child_plan& plan) noexcept;
 /// Threads of the library's in this process. What they do with locks is known: no reason for a warning.
 extern std::atomic<int> own_threads;
 /// What the caller should know of these limits, once per program or call.

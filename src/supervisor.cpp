@@ -336,7 +336,7 @@ void supervised_call::note_peak(clock::time_point now) {
 bool supervised_call::let_go_on() {
   const std::uint32_t ready = region_.get().ready.load();
   // The function has no say in when it is measured.
-  if (platform::has_begun(plan_)) return true;
+  if (has_begun(plan_)) return true;
   bool& done = plan_.parentage == platform::parentage::fresh ? has_let_go_ : measured_again_;
   const std::uint32_t asks = plan_.parentage == platform::parentage::fresh ? 1 : 2;
   if (plan_.parentage == platform::parentage::copy || done || ready != asks) return true;
@@ -372,7 +372,7 @@ bool supervised_call::memory_used_up(clock::time_point now) {
   if (memory_bound_) return tree_used_up(now);
   const std::uint64_t limit = *plan_.memory;
   // Until the function begins, what is taken is not its affair.
-  const auto grown = platform::has_begun(plan_) ? child_.memory_growth(plan_.at_start) : std::nullopt;
+  const auto grown = has_begun(plan_) ? child_.memory_growth(plan_.at_start) : std::nullopt;
   memory_look_ = now + memory_interval(grown && *grown < limit ? limit - *grown : limit);
   if (!grown || *grown <= limit + taken_without_asking()) return false;
   seen_.memory_seen = *grown;
@@ -413,6 +413,10 @@ std::optional<usage> supervised_call::usage_so_far() const {
   const std::uint64_t first = region_.get().first_peak.load();
   used.peak_memory -= std::min(used.peak_memory, first);
   return used;
+}
+
+bool has_begun(const platform::child_plan& plan) noexcept {
+  return plan.not_begun != 0 && plan.region->not_begun.load() != plan.not_begun;
 }
 
 void warn_before(const settings& limits) {

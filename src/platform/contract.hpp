@@ -344,6 +344,15 @@ class many_waiter {
   struct event {
     void* whose;
     child_process::woken_by woken;
+    /// One for each child; an end counts for more than a bell.
+    static void add(std::vector<event>& to, void* whose, child_process::woken_by woken) {
+      for (event& known : to) {
+        if (known.whose != whose) continue;
+        if (woken == child_process::woken_by::end) known.woken = woken;
+        return;
+      }
+      to.push_back({whose, woken});
+    }
   };
   /// Waits until there are events, its own bell is rung, or until `until`. `events` is filled anew, one for each child.
   void wait(std::optional<clock::time_point> until, std::vector<event>& events);
@@ -376,9 +385,6 @@ extern const bool children_need_death_watch;
 /// Lets a child go on; measures it first, where growth is to be measured. False: it cannot be measured, and the child
 /// still waits.
 bool let_go(const child_process& child, child_plan& plan);
-/// True once the function has begun, or may have: what the child says from then on is the function's word. It cannot
-/// make it false again.
-bool has_begun(const child_plan& plan) noexcept;
 
 /// In the child: it ends when the program ends, or the thread that started it. Does not come back if that has happened already.
 void tie_to_program(pid_t program, parentage how) noexcept;

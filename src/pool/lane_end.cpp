@@ -34,17 +34,6 @@ std::size_t begin_of_rest(const batch& what) {
   return at;
 }
 
-bool write_whole(int file, const std::byte* data, std::size_t size) {
-  while (size > 0) {
-    const ssize_t written = ::write(file, data, size);
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return false;
-    data += written;
-    size -= static_cast<std::size_t>(written);
-  }
-  return true;
-}
-
 }  // namespace
 
 lane_end::lane_end() : memory_(std::make_shared<lane_memory>()), lane_(memory_->get()) {
@@ -142,7 +131,7 @@ bool lane_end::write_file(place& at, const std::vector<std::byte>& introduction,
   }
   std::vector<std::byte> head = introduction;
   head.resize(round_up(introduction.size()));
-  if (!to.file || !write_whole(to.file.get(), head.data(), head.size()) || !write_whole(to.file.get(), items, size)) {
+  if (!to.file || !platform::write_file(to.file.get(), head.data(), head.size()) || !platform::write_file(to.file.get(), items, size)) {
     keep_for_the_next(std::move(to));
     return false;
   }

@@ -65,6 +65,7 @@ layer(decisions
 layer(process
   include/pynisher/forkserver.hpp
   src/boost_process.cpp
+  src/boost_process_launch.hpp
   src/boost_process_macos.cpp
   src/boost_process_windows.cpp
   src/call_order.*
@@ -123,8 +124,8 @@ layer(many
 
 # Who may know a library or a system header at all.
 set(only_in_boost_interprocess "^src/shared_memory\\.cpp$")
-set(only_in_boost_process "^src/boost_process(_macos|_windows)?\\.cpp$")
-set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process(_macos|_windows)?\\.cpp)$")
+set(only_in_boost_process "^src/boost_process(_macos|_windows)?\\.cpp$|^src/boost_process_launch\\.hpp$")
+set(only_in_boost_asio "^(include/pynisher/(asio|detail/async_mail)\\.hpp|src/boost_process(_macos|_windows)?\\.cpp|src/boost_process_launch\\.hpp)$")
 set(system_headers "^(sys|linux|mach|asm)/|^(unistd|fcntl|poll|pthread|sched|signal|spawn|termios|windows|Windows|dlfcn)\\.h$")
 
 # --- the check ----------------------------------------------------------------------------------------------

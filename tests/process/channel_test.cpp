@@ -572,6 +572,20 @@ TEST_P(ChannelBetweenProcesses, IsolatesAreListedByEnd) {
   pending.get();
 }
 
+/// In the place of an item whose isolate has ended.
+void expect_what_is_left(receiver<int>& rx, pynisher::unbound policy) {
+  switch (policy) {
+    case pynisher::unbound::sentinel:
+      EXPECT_EQ(rx.take(), std::nullopt);
+      break;
+    case pynisher::unbound::error:
+      EXPECT_THROW(static_cast<void>(rx.take()), pynisher::ItemOwnerDestroyed);
+      break;
+    case pynisher::unbound::remove:
+      break;
+  }
+}
+
 TEST_P(ChannelBetweenProcesses, ItemsOfAnIsolateThatEndsFollowThePolicy) {
   for (const auto policy : {pynisher::unbound::sentinel, pynisher::unbound::error, pynisher::unbound::remove}) {
     auto [rx, tx] = create_channel<int>({.buffer = 8, .unbound = policy});
@@ -583,17 +597,8 @@ TEST_P(ChannelBetweenProcesses, ItemsOfAnIsolateThatEndsFollowThePolicy) {
     }
     tx.send(2);
     EXPECT_EQ(rx.recv(), 1);
-    switch (policy) {
-      case pynisher::unbound::sentinel:
-        // close() is back when that has come to the exchange.
-        EXPECT_EQ(rx.take(), std::nullopt);
-        break;
-      case pynisher::unbound::error:
-        EXPECT_THROW(static_cast<void>(rx.take()), pynisher::ItemOwnerDestroyed);
-        break;
-      case pynisher::unbound::remove:
-        break;
-    }
+    // close() is back when that has come to the exchange.
+    expect_what_is_left(rx, policy);
     EXPECT_EQ(rx.recv(), 2);
   }
 }
@@ -605,16 +610,7 @@ TEST_P(ChannelBetweenProcesses, ItemsThatAnIsolateWaitsForFollowThePolicy) {
     auto pending = iso.start(send_seven, std::exchange(tx, {}));
     ASSERT_EQ(pynisher::select(1h, rx), 0u);
     iso.kill();
-    switch (policy) {
-      case pynisher::unbound::sentinel:
-        EXPECT_EQ(rx.take(), std::nullopt);
-        break;
-      case pynisher::unbound::error:
-        EXPECT_THROW(static_cast<void>(rx.take()), pynisher::ItemOwnerDestroyed);
-        break;
-      case pynisher::unbound::remove:
-        break;
-    }
+    expect_what_is_left(rx, policy);
     EXPECT_THROW(rx.recv(), pynisher::ChannelClosedError);
     EXPECT_THROW(pending.get(), pynisher::IsolateDiedError);
   }

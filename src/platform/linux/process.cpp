@@ -293,10 +293,6 @@ bool let_go(const child_process& child, child_plan& plan) {
   return true;
 }
 
-bool has_begun(const child_plan& plan) noexcept {
-  return plan.not_begun != 0 && plan.region->not_begun.load() != plan.not_begun;
-}
-
 // --- a running child ------------------------------------------------------------------------------------------
 
 child_process::woken_by child_process::wait(const doorbell& bell, const doorbell* inner,

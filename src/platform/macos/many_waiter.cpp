@@ -66,13 +66,8 @@ void many_waiter::wait(std::optional<clock::time_point> until, std::vector<event
       wake_.clear();
       continue;
     }
-    const auto woken = (tag & which) == is_end ? child_process::woken_by::end : child_process::woken_by::doorbell;
-    const auto known = std::find_if(events.begin(), events.end(), [whose](const event& e) { return e.whose == whose; });
-    if (known == events.end()) {
-      events.push_back({whose, woken});
-    } else if (woken == child_process::woken_by::end) {
-      known->woken = woken;
-    }
+    event::add(events, whose,
+               (tag & which) == is_end ? child_process::woken_by::end : child_process::woken_by::doorbell);
   }
 }
 

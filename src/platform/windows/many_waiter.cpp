@@ -121,13 +121,8 @@ void many_waiter::wait(std::optional<clock::time_point> until, std::vector<event
       wake_.clear();
       continue;
     }
-    const auto woken = (tag & which) == is_end ? child_process::woken_by::end : child_process::woken_by::doorbell;
-    const auto seen = std::find_if(events.begin(), events.end(), [whose](const event& e) { return e.whose == whose; });
-    if (seen == events.end()) {
-      events.push_back({whose, woken});
-    } else if (woken == child_process::woken_by::end) {
-      seen->woken = woken;
-    }
+    event::add(events, whose,
+               (tag & which) == is_end ? child_process::woken_by::end : child_process::woken_by::doorbell);
   }
 }
 
