@@ -1,7 +1,6 @@
 // A call that is over: what the kernel, the shared notes and the reply say of it, and what is made of that.
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdint>
 #include <exception>
@@ -65,13 +64,12 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
 void note_child_claims(evidence& seen, const platform::child_plan& plan) {
   const reply_region& region = *plan.region;
   // A set-up that fails exits before the function begins.
-  if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing &&
-      !has_begun(plan)) {
+  if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing && !has_begun(plan)) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
-    seen.failed_errno = region.failed_errno.load();
+    seen.start_error = {region.failed_errno.load(), std::system_category()};
     if (plan.parentage != platform::parentage::copy && seen.failed_stage == start_stage::none) {
       seen.failed_stage = start_stage::reach_init;
-      seen.failed_errno = EPROTO;
+      seen.start_error = std::make_error_code(std::errc::protocol_error);
     }
   }
   const std::uint32_t flags = region.crash_flags.load();

@@ -1,7 +1,5 @@
 #include "verdict.hpp"
 
-#include <cstring>
-
 #include <fmt/format.h>
 
 #include <pynisher/exceptions.hpp>
@@ -56,8 +54,8 @@ bool reached_cpu_limit(const evidence& seen) {
 /// A crash right after a refused allocation, in code that did not look.
 bool crashed_for_want_of_memory(const evidence& seen) {
   return seen.memory_limit && seen.allocation_refused && !seen.stack_overflow &&
-         (killed_by(seen, SIGSEGV) || killed_by(seen, SIGBUS) || killed_by(seen, SIGABRT) ||
-          killed_by(seen, SIGILL) || killed_by(seen, SIGTRAP));
+         (killed_by(seen, SIGSEGV) || killed_by(seen, SIGBUS) || killed_by(seen, SIGABRT) || killed_by(seen, SIGILL) ||
+          killed_by(seen, SIGTRAP));
 }
 
 bool interrupted_as_told(const evidence& seen) { return seen.interrupt_forwarded && killed_by(seen, SIGINT); }
@@ -155,8 +153,8 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
     case verdict::raised:
       return fmt::format("{} threw {}", call, detail);
     case verdict::wall_timeout:
-      return fmt::format("{} reached its wall time limit of {}: ended after {}, by the parent's monotonic clock",
-                         call, to_string(*seen.wall_limit), to_string(seen.usage.wall_time));
+      return fmt::format("{} reached its wall time limit of {}: ended after {}, by the parent's monotonic clock", call,
+                         to_string(*seen.wall_limit), to_string(seen.usage.wall_time));
     case verdict::cpu_timeout:
       return fmt::format("{} reached its CPU time limit of {}: ended after {} of CPU time, {}", call,
                          to_string(*seen.cpu_limit), to_string(seen.usage.cpu_time()), cpu_evidence(seen));
@@ -169,9 +167,10 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
       return fmt::format("{} died of {} after {}", call, signal_text(seen), to_string(seen.usage.wall_time));
     case verdict::exited:
       if (seen.how == how::unknown) {
-        return fmt::format("{} ended without a result; how is not known, because another part of the program took "
-                           "the exit status",
-                           call);
+        return fmt::format(
+            "{} ended without a result; how is not known, because another part of the program took "
+            "the exit status",
+            call);
       }
       return fmt::format("{} exited with code {} instead of returning, after {}", call, seen.status,
                          to_string(seen.usage.wall_time));
@@ -181,7 +180,7 @@ std::string explain(verdict decided, const evidence& seen, const std::string& ca
                          to_string(seen.usage.wall_time));
     case verdict::start_failed:
       return fmt::format("{} could not be started: {}: {}", call, to_string(seen.failed_stage),
-                         std::strerror(seen.failed_errno));
+                         seen.start_error.message());
     case verdict::protocol_error:
       if (seen.cause == ended_for::too_large) {
         return fmt::format("the result of {} is too large: more came than this process is ready to hold", call);
@@ -208,8 +207,9 @@ std::exception_ptr exception_for(verdict decided, const evidence& seen, const st
     case verdict::cpu_timeout:
       return std::make_exception_ptr(CpuTimeoutException(text, *seen.cpu_limit, used.cpu_time(), call, used));
     case verdict::memory_limit:
-      return std::make_exception_ptr(MemoryLimitException(
-          text, limit_as_written(seen), seen.cause == ended_for::memory ? seen.memory_seen : used.peak_memory, call, used));
+      return std::make_exception_ptr(
+          MemoryLimitException(text, limit_as_written(seen),
+                               seen.cause == ended_for::memory ? seen.memory_seen : used.peak_memory, call, used));
     case verdict::signalled:
       return std::make_exception_ptr(SignalException(text, seen.status, call, used, seen.system_code));
     case verdict::exited:
@@ -219,8 +219,7 @@ std::exception_ptr exception_for(verdict decided, const evidence& seen, const st
       if (seen.cause == ended_for::cancelled) return std::make_exception_ptr(CancelledException(text));
       return std::make_exception_ptr(KeyboardInterrupt(text));
     case verdict::start_failed:
-      return std::make_exception_ptr(StartException(
-          to_string(seen.failed_stage), std::error_code(seen.failed_errno, std::system_category())));
+      return std::make_exception_ptr(StartException(to_string(seen.failed_stage), seen.start_error));
     case verdict::protocol_error:
       return std::make_exception_ptr(SerializationException(text));
   }

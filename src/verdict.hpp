@@ -52,7 +52,7 @@ struct evidence {
 
   // The child's claims.
   start_stage failed_stage = start_stage::none;
-  int failed_errno = 0;
+  std::error_code start_error;
   bool reply_well_formed = true;
   reply_kind reply = reply_kind::none;
   bool bad_alloc = false;  ///< the reply is an exception, and it is a std::bad_alloc

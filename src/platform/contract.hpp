@@ -2,7 +2,8 @@
 
 // What an operating system has to provide. Each platform folder defines exactly these functions; CMake picks one.
 // "In the child" marks those that run between fork and the function: they make system calls only, take no lock,
-// allocate nothing, and report failure by return value.
+// allocate nothing, and report failure by return value. Where a function sets errno, it is to the system's own number,
+// as std::system_category() reads it: on Windows, what GetLastError says.
 
 #include <atomic>
 #include <chrono>

@@ -82,10 +82,10 @@ fact used_cpu(std::chrono::nanoseconds user, std::chrono::nanoseconds system) {
 void refused_allocation(evidence& e) { e.allocation_refused = true; }
 void overflowed_stack(evidence& e) { e.stack_overflow = true; }
 void got_our_interrupt(evidence& e) { e.interrupt_forwarded = true; }
-fact failed_at(start_stage stage, int error) {
+fact failed_at(start_stage stage, std::errc error) {
   return [=](evidence& e) {
     e.failed_stage = stage;
-    e.failed_errno = error;
+    e.start_error = std::make_error_code(error);
   };
 }
 
@@ -246,7 +246,8 @@ const row death_table[] = {
     {"DiedOfSomethingElseAfterTheInterrupt", seen({killed_by(SIGSEGV), got_our_interrupt}), verdict::signalled},
 
     // Could not be started.
-    {"StartFailed", seen({limits_set, failed_at(start_stage::memory_limit, EPERM), exited_with(1)}),
+    {"StartFailed",
+     seen({limits_set, failed_at(start_stage::memory_limit, std::errc::operation_not_permitted), exited_with(1)}),
      verdict::start_failed},
 };
 
@@ -308,11 +309,12 @@ TEST(Explanation, TellsWhatWasThrownAndWhatWasWrongWithTheReply) {
 TEST(Explanation, NamesTheStageThatFailed) {
   for (auto stage = static_cast<int>(start_stage::die_with_parent);
        stage <= static_cast<int>(start_stage::memory_limit); ++stage) {
-    const auto text = sentence(seen({failed_at(static_cast<start_stage>(stage), EPERM)}));
+    const auto text = sentence(seen({failed_at(static_cast<start_stage>(stage), std::errc::operation_not_permitted)}));
     EXPECT_THAT(text, AllOf(HasSubstr(to_string(static_cast<start_stage>(stage))), HasSubstr("not permitted")));
     EXPECT_THAT(text, Not(HasSubstr("unknown stage")));
   }
-  EXPECT_THAT(sentence(seen({failed_at(static_cast<start_stage>(4711), -1)})), HasSubstr("unknown stage"))
+  EXPECT_THAT(sentence(seen({failed_at(static_cast<start_stage>(4711), std::errc::protocol_error)})),
+              HasSubstr("unknown stage"))
       << "the child can claim any number";
 }
 
@@ -347,9 +349,11 @@ TEST(ExceptionFor, CarriesTheNumbers) {
   EXPECT_EQ(exception_of<pynisher::SignalException>(seen({killed_by(SIGFPE)})).signal(), SIGFPE);
   EXPECT_EQ(exception_of<pynisher::ExitException>(seen({exited_with(0)})).exit_code(), 0);
   const auto in_own_words = [](evidence& e) { e.memory_written = {100, "MB"}; };
-  EXPECT_EQ(exception_of<pynisher::MemoryLimitException>(seen({memory_set, in_own_words, threw_bad_alloc})).limit().written(),
-            "100 MB");
-  const auto start = exception_of<pynisher::StartException>(seen({failed_at(start_stage::cpu_limit, EPERM)}));
+  EXPECT_EQ(
+      exception_of<pynisher::MemoryLimitException>(seen({memory_set, in_own_words, threw_bad_alloc})).limit().written(),
+      "100 MB");
+  const auto start = exception_of<pynisher::StartException>(
+      seen({failed_at(start_stage::cpu_limit, std::errc::operation_not_permitted)}));
   EXPECT_EQ(start.stage(), to_string(start_stage::cpu_limit));
   EXPECT_EQ(start.code(), std::errc::operation_not_permitted);
 }
