@@ -100,6 +100,8 @@ start_wine() {
     touch "$WINEPREFIX/ready"
   fi
   wineserver -p300
+  # The first program brings Wine's services up, which keep its output open as long as they live: no pipe of a test's.
+  quietly "starting Wine" timeout 300 wine cmd /c exit
   trap 'wineserver -k 2>/dev/null || true' EXIT
 }
 

@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 
 /// A worker that others end before it is made is started again at once, and then ever later; after so many times in a
 /// row it is taken for its own fault: a constructor may kill its own process.
-constexpr unsigned most_vain_starts = 100;
+constexpr unsigned most_vain_starts = 20;
 constexpr auto longest_pause = 500ms;
 
 /// By a signal that comes from outside.

@@ -306,6 +306,33 @@ TEST_P(PoolDeaths, AWorkerThatIsKilledBeforeItIsMadeIsReplacedAsOftenAsThatHappe
   for (auto&& one : pool.map(numbers(3))) EXPECT_TRUE(one.ok()) << one.what();
 }
 
+/// Its constructor ends its own process, but for the first time.
+struct made_once {
+  explicit made_once(const std::string& log) {
+    support::log_process(log.c_str());
+    if (support::logged_processes(log).size() > 1) ::kill(::getpid(), SIGKILL);
+  }
+  int operator()(int x) {
+    if (x == 0) ::kill(::getpid(), SIGKILL);
+    return x;
+  }
+};
+
+TEST_P(PoolDeaths, AConstructorThatKillsItsOwnProcessBreaksThePoolInTheEnd) {
+  support::process_log log;
+  pynisher::worker_pool<made_once> pool(with({.workers = 1}), pynisher::shared(log.path()));
+  int broken = 0;
+  for (auto&& one : pool.map(numbers(3))) {
+    if (one.index() == 0) {
+      EXPECT_THROW(one.value(), pynisher::SignalException) << "it has had a worker";
+    } else {
+      EXPECT_THROW(one.value(), pynisher::BrokenPoolError) << "item " << one.index();
+      ++broken;
+    }
+  }
+  EXPECT_EQ(broken, 2);
+}
+
 TEST_P(PoolDeaths, WorkersAreReplacedAfterSoManyTasks) {
   support::process_log log;
   auto pool = make_pool(with({.workers = 2, .chunk = 2, .tasks_per_worker = 5}), &logged_then_dies);
