@@ -1,20 +1,28 @@
 #include "exchange_host.hpp"
 
+#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <ctime>
 #include <utility>
 
 namespace pynisher::detail {
 
 namespace {
 
+using platform::clock;
+using namespace std::chrono_literals;
+
 /// Operations of children are numbered by connection.
 constexpr operation_id local_bit = operation_id{1} << 63;
 
 }  // namespace
 
-// --- a flag
-// -----------------------------------------------------------------------------------------------------------
+// --- a flag ---------------------------------------------------------------------------------------------------
 
 flag_to_poll::flag_to_poll() {
   int ends[2];
@@ -32,8 +40,7 @@ void flag_to_poll::set(bool raised) {
   }
 }
 
-// --- the program's own threads
-// ----------------------------------------------------------------------------------------
+// --- the program's own threads ---------------------------------------------------------------------------------------
 
 exchange_host::exchange_host(std::int64_t last_channel) {
   self_ = core_.join({});
@@ -51,35 +58,114 @@ void exchange_host::handle(operation_id operation, request&& what, calls& told) 
   dispatch(out, told);
 }
 
+/// The thread serves again when this goes. The mutex is held then.
+class exchange_host::while_an_asker_serves {
+ public:
+  explicit while_an_asker_serves(exchange_host& host) : host_(host) { host_.an_asker_serves_ = true; }
+  while_an_asker_serves(const while_an_asker_serves&) = delete;
+  while_an_asker_serves& operator=(const while_an_asker_serves&) = delete;
+  ~while_an_asker_serves() {
+    host_.an_asker_serves_ = false;
+    host_.thread_serves_again_.notify_one();
+  }
+
+ private:
+  exchange_host& host_;
+};
+
+/// A question of this process's, on whichever way its asker leaves.
+class exchange_host::open_question {
+ public:
+  open_question(exchange_host& host, local_wait& wait, std::unique_lock<std::mutex>& lock)
+      : host_(host), lock_(lock), operation_(local_bit | ++host.next_) {
+    host_.local_[operation_].wait = &wait;
+  }
+  open_question(const open_question&) = delete;
+  open_question& operator=(const open_question&) = delete;
+  ~open_question() {
+    if (!lock_.owns_lock()) lock_.lock();
+    host_.local_.erase(operation_);
+  }
+  [[nodiscard]] operation_id operation() const { return operation_; }
+
+ private:
+  exchange_host& host_;
+  std::unique_lock<std::mutex>& lock_;
+  const operation_id operation_;
+};
+
 answer exchange_host::ask(request what, mail_deadline until) {
   calls told;
   local_wait wait;
   answer came;
   {
     std::unique_lock lock(mutex_);
-    const operation_id operation = local_bit | ++next_;
-    local_[operation].wait = &wait;
-    handle(operation, std::move(what), told);
-    const auto has_come = [&wait] { return wait.came.has_value(); };
-    if (!told.empty() && !has_come()) {
+    const open_question question(*this, wait, lock);
+    handle(question.operation(), std::move(what), told);
+    if (!told.empty() && !wait.came) {
       // Others' affairs do not wait for ours.
       lock.unlock();
       tell(told);
       lock.lock();
     }
-    if (!until) {
-      wait.changed.wait(lock, has_come);
-    } else if (!wait.changed.wait_until(lock, *until, has_come)) {
+    if (!await_answer(wait, until, lock)) {
       request taken_back;
       taken_back.what = verb::cancel;
-      taken_back.number = operation;
+      taken_back.number = question.operation();
       handle(local_bit | ++next_, std::move(taken_back), told);
     }
-    local_.erase(operation);
     came = std::move(*wait.came);
   }
   tell(told);
   return came;
+}
+
+bool exchange_host::await_answer(local_wait& wait, mail_deadline until, std::unique_lock<std::mutex>& lock) {
+  while (!wait.came) {
+    if (until && clock::now() >= *until) return false;
+    if (asker_bell_ && !an_asker_serves_ && !stopping_) {
+      serve_until_woken(wait, until, lock);
+    } else if (!until) {
+      wait.changed.wait(lock);
+    } else {
+      wait.changed.wait_until(lock, *until);
+    }
+  }
+  return true;
+}
+
+void exchange_host::serve_until_woken(local_wait& wait, mail_deadline until, std::unique_lock<std::mutex>& lock) {
+  calls told;
+  {
+    const while_an_asker_serves serving(*this);
+    do {
+      wait.is_at_poll = true;
+      lock.unlock();
+      wait_for_events(until);
+      lock.lock();
+      wait.is_at_poll = false;
+      asker_bell_->clear();
+      if (!wait.came && !stopping_) take_what_is_ready(told);
+      // What the application has for others may ask, too, and wait for what nobody would hear.
+    } while (!wait.came && told.empty() && !stopping_ && !(until && clock::now() >= *until));
+  }
+  if (told.empty()) return;
+  lock.unlock();
+  tell(told);
+  lock.lock();
+}
+
+void exchange_host::wait_for_events(mail_deadline until) const {
+  pollfd watched[] = {{set_.get(), POLLIN, 0}, {asker_bell_->descriptor(), POLLIN, 0}};
+  const auto left = until ? std::clamp<clock::duration>(*until - clock::now(), 0s, 24h) : clock::duration(0);
+  const timespec timeout{static_cast<time_t>(left / 1s), static_cast<long>((left % 1s) / 1ns)};
+  ::ppoll(watched, 2, until ? &timeout : nullptr, nullptr);
+}
+
+void exchange_host::take_what_is_ready(calls& told) {
+  std::array<epoll_event, 64> events{};
+  const int count = ::epoll_wait(set_.get(), events.data(), static_cast<int>(events.size()), 0);
+  if (count > 0) take_events({events.data(), static_cast<std::size_t>(count)}, told);
 }
 
 class exchange_host::local_operation final : public mail_operation {
@@ -172,8 +258,13 @@ void exchange_host::deliver(answer&& made, effects& more, calls& told) {
     const auto found = local_.find(made.operation);
     if (found == local_.end()) return;
     if (found->second.wait != nullptr) {
-      found->second.wait->came = std::move(made);
-      found->second.wait->changed.notify_one();
+      local_wait& wait = *found->second.wait;
+      wait.came = std::move(made);
+      if (wait.is_at_poll) {
+        platform::doorbell::raise(asker_bell_->descriptor());
+      } else {
+        wait.changed.notify_one();
+      }
     } else {
       told.emplace_back(std::move(found->second.done), std::move(made));
       local_.erase(found);

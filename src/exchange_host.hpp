@@ -3,8 +3,11 @@
 // The program's exchange: its own threads ask it directly, its children by sockets. Only the program's own process has
 // one, so that no other ever holds a lock that somebody waits for.
 //
-// The thread that serves the children is there once the first of them has asked for the way, until the program exits.
-// All that it and the others write to a child is written without waiting.
+// A thread serves the children once the first of them has asked for the way, until the program exits. While one of the
+// program's own threads waits for an answer, that one serves them instead: what a child says finds its reader awake,
+// and not first somebody who wakes it. All that is written to a child is written without waiting.
+
+#include <sys/epoll.h>
 
 #include <condition_variable>
 #include <functional>
@@ -13,6 +16,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <utility>
@@ -67,12 +71,15 @@ class exchange_host {
   struct local_wait {
     std::condition_variable changed;
     std::optional<answer> came;
+    bool is_at_poll = false;  ///< woken by `asker_bell_` then
   };
   struct local {
     local_wait* wait = nullptr;
     std::function<void(answer)> done;
   };
   class local_operation;
+  class open_question;
+  class while_an_asker_serves;
   struct connection {
     std::uint32_t serial = 0;
     platform::call_fd socket;
@@ -94,6 +101,9 @@ class exchange_host {
   };
   using calls = std::vector<std::pair<std::function<void(answer)>, answer>>;
 
+  /// False: it has not come in time.
+  bool await_answer(local_wait& wait, mail_deadline until, std::unique_lock<std::mutex>& lock);
+  void serve_until_woken(local_wait& wait, mail_deadline until, std::unique_lock<std::mutex>& lock);
   void handle(operation_id operation, request&& what, calls& told);
   void dispatch(effects& out, calls& told);
   void deliver(answer&& made, effects& more, calls& told);
@@ -104,6 +114,10 @@ class exchange_host {
 
   bool start_serving();
   void serve();
+  /// For an asker.
+  void wait_for_events(mail_deadline until) const;
+  void take_what_is_ready(calls& told);
+  void take_events(std::span<const epoll_event> events, calls& told);
   void accept_some();
   void read_from(connection& from, calls& told);
   void take_frames(connection& from, calls& told);
@@ -128,6 +142,9 @@ class exchange_host {
   std::optional<exchange_place> place_;
   std::thread thread_;
   bool stopping_ = false;
+  bool an_asker_serves_ = false;
+  std::condition_variable thread_serves_again_;
+  std::optional<platform::doorbell> asker_bell_;
   bool hears_the_dead_ = false;
   platform::call_fd set_;
   platform::call_fd listener_;

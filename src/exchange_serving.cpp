@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <system_error>
 #include <utility>
@@ -26,12 +27,16 @@ namespace pynisher::detail {
 
 namespace {
 
+using platform::clock;
+using namespace std::chrono_literals;
+
 /// Operations of children are numbered by connection and by the child's own count there.
 operation_id operation_of(std::uint32_t serial, std::uint64_t number) { return (operation_id{serial} << 32) | number; }
 
 // What an event is about stands in its low bits.
 enum : std::uint64_t { is_listener, is_bell, is_connection, is_process, kind_mask = 3 };
 
+constexpr int most_events = 64;
 constexpr std::size_t most_strangers = 128;
 /// Answers that a child has not fetched; until then it is not listened to.
 constexpr std::size_t most_unfetched = 64;
@@ -47,8 +52,7 @@ bool is_of_this_user(const ucred& who) {
 
 }  // namespace
 
-// --- what is written to children
-// --------------------------------------------------------------------------------------
+// --- what is written to children -------------------------------------------------------------------------------------
 
 void exchange_host::send(connection& to, outgoing_frame&& frame) {
   to.outgoing.push_back(std::move(frame));
@@ -84,8 +88,7 @@ void exchange_host::watch_for(connection& of, std::uint32_t wanted) {
   ::epoll_ctl(set_.get(), EPOLL_CTL_MOD, of.socket.get(), &event);
 }
 
-// --- the thread
-// -------------------------------------------------------------------------------------------------------
+// --- the thread ------------------------------------------------------------------------------------------------------
 
 std::optional<exchange_place> exchange_host::place() {
   const std::lock_guard lock(mutex_);
@@ -96,7 +99,8 @@ std::optional<exchange_place> exchange_host::place() {
 bool exchange_host::start_serving() {
   if (stopping_) return false;
   bell_.emplace();
-  if (!*bell_) return false;
+  std::optional<platform::doorbell> asker_bell(std::in_place);
+  if (!*bell_ || !*asker_bell) return false;
   exchange_place fresh;
   fresh.name = random_key()[0];
   fresh.token = random_key();
@@ -121,6 +125,7 @@ bool exchange_host::start_serving() {
   }
   if (!thread_.joinable()) return false;
   own_threads.fetch_add(1);
+  asker_bell_ = std::move(asker_bell);
   place_ = fresh;
   return true;
 }
@@ -131,6 +136,7 @@ void exchange_host::stop_serving() {
     stopping_ = true;
     if (!thread_.joinable()) return;
     platform::doorbell::raise(bell_->descriptor());
+    thread_serves_again_.notify_one();
   }
   thread_.join();
   own_threads.fetch_sub(1);
@@ -147,39 +153,48 @@ void exchange_host::stop_serving() {
 
 void exchange_host::serve() {
   ::prctl(PR_SET_NAME, "pynisher-mail");
-  std::array<epoll_event, 64> events{};
+  std::array<epoll_event, most_events> events{};
   for (;;) {
-    const int count = ::epoll_wait(set_.get(), events.data(), static_cast<int>(events.size()), -1);
+    {
+      std::unique_lock lock(mutex_);
+      thread_serves_again_.wait(lock, [this] { return !an_asker_serves_ || stopping_; });
+    }
+    const int count = ::epoll_wait(set_.get(), events.data(), most_events, -1);
     calls told;
     {
       const std::lock_guard lock(mutex_);
-      for (int i = 0; i < count; ++i) {
-        const epoll_event& event = events[static_cast<std::size_t>(i)];
-        const std::uint64_t which = event.data.u64 >> 2;
-        switch (event.data.u64 & kind_mask) {
-          case is_listener:
-            accept_some();
-            break;
-          case is_bell:
-            bell_->clear();
-            break;
-          case is_connection: {
-            const auto found = connections_.find(static_cast<std::uint32_t>(which));
-            if (found == connections_.end()) break;
-            if ((event.events & EPOLLOUT) != 0) flush(found->second);
-            if ((event.events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read_from(found->second, told);
-            break;
-          }
-          default:
-            process_ended(which, told);
-        }
-        while (strangers_ > most_strangers) drop_a_stranger(told);
-      }
-      drop_broken(told);
+      // Who has come to serve meanwhile has been woken as well.
+      if (!an_asker_serves_ && count > 0) take_events({events.data(), static_cast<std::size_t>(count)}, told);
       if (stopping_) break;
     }
     tell(told);
   }
+}
+
+void exchange_host::take_events(std::span<const epoll_event> events, calls& told) {
+  for (const epoll_event& event : events) {
+    const std::uint64_t which = event.data.u64 >> 2;
+    switch (event.data.u64 & kind_mask) {
+      case is_listener:
+        accept_some();
+        break;
+      case is_bell:
+        // Whoever comes next has to hear of the end, too.
+        if (!stopping_) bell_->clear();
+        break;
+      case is_connection: {
+        const auto found = connections_.find(static_cast<std::uint32_t>(which));
+        if (found == connections_.end()) break;
+        if ((event.events & EPOLLOUT) != 0) flush(found->second);
+        if ((event.events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) read_from(found->second, told);
+        break;
+      }
+      default:
+        process_ended(which, told);
+    }
+    while (strangers_ > most_strangers) drop_a_stranger(told);
+  }
+  drop_broken(told);
 }
 
 void exchange_host::accept_some() {
