@@ -145,7 +145,7 @@ class flight {
     }
     tell();
   }
-  raw_outcome conclude() {
+  raw_outcome conclude(const call_name* as) {
     wait(std::nullopt);
     std::optional<call_record> record;
     {
@@ -153,7 +153,7 @@ class flight {
       record.swap(record_);
     }
     if (!record) throw std::logic_error("pynisher: the result of this call has been taken already");
-    return detail::conclude(*limits_, std::move(*record), name_);
+    return detail::conclude(*limits_, std::move(*record), as != nullptr ? *as : name_);
   }
 
  private:
@@ -353,8 +353,8 @@ class flight_handle final : public call_in_flight {
   std::int64_t pid() override { return parts_->flight->pid(); }
   std::optional<usage> usage_so_far() override { return parts_->flight->usage_so_far(); }
   void when_done(std::function<void()> tell) override { parts_->flight->when_done(std::move(tell)); }
-  raw_outcome conclude() override {
-    raw_outcome out = parts_->flight->conclude();
+  raw_outcome conclude(const call_name* as) override {
+    raw_outcome out = parts_->flight->conclude(as);
     platform::take_pending_default_action();
     return out;
   }

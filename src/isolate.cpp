@@ -44,6 +44,7 @@ void ask_for(const std::shared_ptr<isolate_core>& core, const std::shared_ptr<co
   isolate_core::turn turn(core);
   turn.await();
   const auto answered = core->ask(request, limits.get());
+  if (answered.how == isolate_core::reply::state::wall_time) core->note_end("it did not answer for a minute");
   if (answered.how != isolate_core::reply::state::came) throw core->died();
   input_archive in(answered.bytes.data(), answered.bytes.size());
   try {

@@ -83,7 +83,9 @@ raw_outcome outcome_of(isolate_core& core, isolate_core::reply answered, const s
     seen.how = platform::exit_status::kind::signalled;
     seen.status = SIGKILL;
   }
-  return conclude(core.limits(), std::move(record), name);
+  raw_outcome out = conclude(core.limits(), std::move(record), name);
+  if (answered.how != state::came) core.note_end(out.explanation);
+  return out;
 }
 
 std::shared_ptr<const settings> limits_of_call(const options& given) {

@@ -66,7 +66,7 @@ isolate_core::turn::turn(std::shared_ptr<isolate_core> core) : core_(std::move(c
   const std::lock_guard lock(core_->mutex_);
   core_->throw_if_closed();
   if ((core_->busy_ || !core_->queue_.empty()) && !core_->options_.queued) {
-    throw IsolateError(core_->text() + " is already running");
+    throw IsolateError(core_->text() + " is already running: wait for that call, or create it with .queued = true");
   }
   place_ = core_->queue_.insert(core_->queue_.end(), this);
 }
@@ -105,7 +105,10 @@ raw_outcome isolate_core::end_of_process() {
     ended->wait(std::nullopt);
     const std::lock_guard lock(mutex_);
     if (process_ != ended) continue;  // it has been restarted meanwhile
-    if (!end_) end_ = process_->conclude();
+    if (!end_) {
+      const call_name it{.arguments = "it"};
+      end_ = process_->conclude(&it);
+    }
     raw_outcome copy;
     copy.verdict = end_->verdict;
     copy.usage = end_->usage;
@@ -118,7 +121,13 @@ IsolateDiedError isolate_core::died() {
   const raw_outcome end = end_of_process();
   const std::lock_guard lock(mutex_);
   if (closed_) return IsolateDiedError(text() + " was ended while it ran");
-  return IsolateDiedError(fmt::format("{} has died: {}", text(), end.explanation));
+  return IsolateDiedError(
+      fmt::format("{} has died: {}", text(), ended_because_.empty() ? end.explanation : ended_because_));
+}
+
+void isolate_core::note_end(std::string why) {
+  const std::lock_guard lock(mutex_);
+  ended_because_ = std::move(why);
 }
 
 usage isolate_core::usage() {
@@ -145,7 +154,7 @@ void isolate_core::kill() {
   {
     const std::lock_guard lock(mutex_);
     throw_if_closed();
-    closed_ = true;
+    closed_ = killed_ = true;
     changed_.notify_all();
   }
   end_process();
@@ -198,7 +207,7 @@ void isolate_core::restart() {
 }
 
 void isolate_core::throw_if_closed() const {
-  if (closed_) throw IsolateNotFoundError(text() + " was closed");
+  if (closed_) throw IsolateNotFoundError(text() + (killed_ ? " was killed" : " was closed"));
 }
 
 isolate_core::running isolate_core::start_process(child_task& task, std::shared_ptr<const settings> limits,
@@ -221,6 +230,7 @@ isolate_core::running isolate_core::start_process(child_task& task, std::shared_
 void isolate_core::install(running started) {
   ++generation_;
   end_.reset();
+  ended_because_.clear();
   socket_ = std::move(started.socket);
   ended_bell_ = std::move(started.ended_bell);
   process_ = std::move(started.process);

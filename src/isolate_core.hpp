@@ -53,9 +53,10 @@ class isolate_core {
     const std::lock_guard lock(mutex_);
     return process_;
   }
+  /// A call that was accepted counts, though it may not have begun.
   [[nodiscard]] bool is_running() {
     const std::lock_guard lock(mutex_);
-    return busy_;
+    return busy_ || !queue_.empty();
   }
   [[nodiscard]] bool is_alive() {
     const std::lock_guard lock(mutex_);
@@ -107,6 +108,8 @@ class isolate_core {
   /// What its process's end was; waits for it.
   raw_outcome end_of_process();
   [[nodiscard]] IsolateDiedError died();
+  /// By whoever has the turn, when `ask` has ended the process: what for.
+  void note_end(std::string why);
   [[nodiscard]] pynisher::usage usage();
 
   void close();
@@ -147,9 +150,10 @@ class isolate_core {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool busy_ = false;
-  bool closed_ = false;
+  bool closed_ = false, killed_ = false;
   std::list<const turn*> queue_;
   std::optional<raw_outcome> end_;
+  std::string ended_because_;  ///< where it was `ask` that has ended it
   std::shared_ptr<call_in_flight> process_;
   std::atomic<int> generation_{0};
   isolate_streams streams_;

@@ -82,7 +82,7 @@ class isolate_flight final : public call_in_flight {
     }
     tell();
   }
-  raw_outcome conclude() override {
+  raw_outcome conclude(const call_name* /*as*/) override {
     wait(std::nullopt);
     const std::lock_guard lock(shared_->mutex);
     if (!shared_->outcome) throw std::logic_error("pynisher: the result of this call has been taken already");

@@ -86,7 +86,7 @@ std::string text_in_quotes(std::string_view text) {
 }
 
 std::string call_name::text() const {
-  if (function == nullptr && type == nullptr) return "the call";
+  if (function == nullptr && type == nullptr) return arguments.empty() ? "the call" : arguments;
   return fmt::format("{}({})", function != nullptr ? function_name(function) : demangled_name(*type), arguments);
 }
 

@@ -15,7 +15,7 @@
 
 #include "../platform/contract.hpp"
 #include "../settings.hpp"
-#include "life.hpp"
+#include "machine.hpp"
 
 namespace pynisher::detail {
 
@@ -125,16 +125,6 @@ struct ledger {
     if (closing) runner->post([pool = std::move(closing)] { pool->close(); });
   }
 };
-
-std::string text_of(const std::exception_ptr& error) {
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& e) {
-    return e.what();
-  } catch (...) {
-    return "something that is no std::exception";
-  }
-}
 
 /// Nested, and in words.
 std::exception_ptr broken_by(const std::exception_ptr& cause) {

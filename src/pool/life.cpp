@@ -127,7 +127,7 @@ class process_life final : public worker_life {
   void kill() override { call_->cancel(); }
   void send(int signal) override { call_->send(signal); }
   [[nodiscard]] std::int64_t pid() const override { return call_->pid(); }
-  raw_outcome conclude() override { return call_->conclude(); }
+  raw_outcome conclude(const call_name& at) override { return call_->conclude(&at); }
 
  private:
   std::shared_ptr<std::atomic<bool>> ended_;
@@ -165,7 +165,7 @@ class thread_life final : public worker_life {
   void kill() override {}
   void send(int /*signal*/) override {}
   [[nodiscard]] std::int64_t pid() const override { return -1; }
-  raw_outcome conclude() override {
+  raw_outcome conclude(const call_name& /*at*/) override {
     raw_outcome out;
     out.verdict = verdict::exited;
     out.explanation = "the worker's thread has ended by itself";

@@ -23,8 +23,8 @@ class worker_life {
   virtual void send(int signal) = 0;
   /// -1: a thread.
   [[nodiscard]] virtual std::int64_t pid() const = 0;
-  /// How it has ended; once.
-  virtual raw_outcome conclude() = 0;
+  /// How it has ended; once. `at`: what it was at.
+  virtual raw_outcome conclude(const call_name& at) = 0;
 };
 
 struct worker_order {

@@ -44,6 +44,16 @@ raw_outcome outcome_with(verdict how, std::string text, std::exception_ptr error
 
 }  // namespace
 
+std::string text_of(const std::exception_ptr& error) {
+  try {
+    std::rethrow_exception(error);
+  } catch (const std::exception& e) {
+    return e.what();
+  } catch (...) {
+    return "something that is no std::exception";
+  }
+}
+
 pool_machine::pool_machine(pool_plan plan, std::shared_ptr<worker_factory> factory)
     : plan_(std::move(plan)), factory_(std::move(factory)), scheduler_(rules_for(plan_), *this), slots_(plan_.workers) {
   for (slot& one : slots_) one.clock = task_clock(processors_);
@@ -73,7 +83,7 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
   if (task.attached) what->attached.push_back({0, std::move(task.attached)});
 
   const lock held(mutex_);
-  if (broken_) throw BrokenPoolError("the pool is broken: no worker will run this", broken_);
+  if (broken_) throw BrokenPoolError(text_of_broken(), broken_);
   if (closing_) throw BrokenPoolError("the pool is closed");
   what->ticket = ++last_ticket_;
   singles_[last_ticket_] = what.get();
@@ -149,6 +159,10 @@ bool pool_machine::take_back(unsigned worker, job& /*what*/) {
   return slots_[worker].lane && slots_[worker].lane->take_back();
 }
 
+std::string pool_machine::text_of_broken() const {
+  return fmt::format("the pool is broken, no worker will run this: {}", text_of(broken_));
+}
+
 /// It will not run: what waits for it has to know.
 void pool_machine::give_up(job& what) {
   std::unique_ptr<batch> message(&as_batch(what));
@@ -159,9 +173,8 @@ void pool_machine::give_up(job& what) {
                          std::make_exception_ptr(CancelledException("the task was cancelled before it began")))
       : was_closed ? outcome_with(verdict::cancelled, "the pool was closed before the task began",
                                   std::make_exception_ptr(BrokenPoolError("the pool was closed before the task began")))
-                   : outcome_with(verdict::start_failed, "the pool is broken: no worker will run this",
-                                  std::make_exception_ptr(
-                                      BrokenPoolError("the pool is broken: no worker will run this", broken_))));
+                   : outcome_with(verdict::start_failed, text_of_broken(),
+                                  std::make_exception_ptr(BrokenPoolError(text_of_broken(), broken_))));
   hand_over(*message);
   let_fall(*message);
   delivery left;

@@ -45,6 +45,8 @@ struct map_sink {
   std::condition_variable wake;
 };
 
+[[nodiscard]] std::string text_of(const std::exception_ptr& error);
+
 class pool_machine final : public pool_core, private pool_hands {
  public:
   using clock = platform::clock;
@@ -157,10 +159,12 @@ class pool_machine final : public pool_core, private pool_hands {
   };
   last_item last_item_of(unsigned worker);
   void charge(unsigned worker, const last_item& with, const pool_scheduler::death& how, raw_outcome end);
-  [[nodiscard]] raw_outcome outcome_of_killed(const task_clock& had, ended_for cause, const settings* limits,
-                                              const call_name& name) const;
+  [[nodiscard]] std::string text_of_broken() const;
+  [[nodiscard]] call_name name_of_first(unsigned worker) const;
+  [[nodiscard]] raw_outcome outcome_of_killed(const slot& of, const last_item& item) const;
 
   static batch& as_batch(job& what) { return static_cast<batch&>(what); }
+  static const batch& as_batch(const job& what) { return static_cast<const batch&>(what); }
 
   const pool_plan plan_;
   const std::shared_ptr<worker_factory> factory_;

@@ -138,7 +138,12 @@ void pool_machine::end_workers(bool kill_at_once) {
     scheduler_.stop();
     if (!kill_at_once) {
       for (slot& one : slots_) {
-        if (one.life) one.life->send(SIGTERM);
+        if (!one.life) continue;
+        if (one.killed_for == ended_for::nothing) {
+          one.killed_for = ended_for::cancelled;
+          one.killed_at = one.items;
+        }
+        one.life->send(SIGTERM);
       }
       changed_.wait_until(held, clock::now() + time_for_sigterm, [this] { return all_gone(); });
     }

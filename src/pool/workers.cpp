@@ -153,12 +153,13 @@ bool pool_machine::kill_for_its_item(unsigned worker, ended_for cause) {
 /// A worker has ended: what it was at has failed by that, all else goes on.
 void pool_machine::bury(unsigned worker, lock& held) {
   slot& at = slots_[worker];
+  take_results(worker);
+  const call_name what_it_was_at = name_of_first(worker);
   // The application's code may run in this. Whatever is sent to the worker meanwhile is as good as not begun.
   worker_life& life = *at.life;
   held.unlock();
-  raw_outcome end = life.conclude();
+  raw_outcome end = life.conclude(what_it_was_at);
   held.lock();
-  take_results(worker);
   // What it has deposited and did not come to send, behind what was sent.
   if (end.custody) run_apart_from_the_mutex([custody = std::exchange(end.custody, nullptr)] {});
   if (!at.made) return bury_unmade(worker, std::move(end), held);
@@ -169,13 +170,13 @@ void pool_machine::bury(unsigned worker, lock& held) {
   // Whatever it has begun it may have ended, too: nobody knows.
   for (std::size_t begun = lied ? at.lane->begun() : 0; begun > 1; --begun) {
     const last_item item = last_item_of(worker);
-    charge(worker, item, scheduler_.lost(worker), outcome_of_killed(at.clock, cause, item.limits.get(), item.name));
+    charge(worker, item, scheduler_.lost(worker), outcome_of_killed(at, item));
   }
   const bool charged = !innocent && (at.lane->has_begun() || at.never_began || lied);
   const last_item item = last_item_of(worker);
   if (cause != ended_for::nothing) {
     // Texts only: nothing of the application's runs in this.
-    end = outcome_of_killed(at.clock, cause, item.limits.get(), item.name);
+    end = outcome_of_killed(at, item);
   } else if (!end.error) {
     end.verdict = verdict::exited;
     end.explanation = "the worker has ended by itself";
@@ -188,6 +189,16 @@ void pool_machine::bury(unsigned worker, lock& held) {
   changed_.notify_all();
 }
 
+/// Of the item that it is at, or would be next.
+call_name pool_machine::name_of_first(unsigned worker) const {
+  const auto& lane = scheduler_.lane(worker);
+  if (lane.empty()) return slots_[worker].made ? call_name{.arguments = "an idle worker"} : factory_->name();
+  const batch& first = as_batch(*lane.front());
+  call_name name = first.name;
+  if (first.ticket == 0) name.arguments = fmt::format("item {}", first.first + first.ended);
+  return name;
+}
+
 pool_machine::last_item pool_machine::last_item_of(unsigned worker) {
   last_item item;
   const auto& lane = scheduler_.lane(worker);
@@ -195,8 +206,7 @@ pool_machine::last_item pool_machine::last_item_of(unsigned worker) {
   batch& first = as_batch(*lane.front());
   item.owner = first.owner;
   item.index = first.first + first.ended;
-  item.name = first.name;
-  if (first.ticket == 0) item.name.arguments = fmt::format("item {}", item.index);
+  item.name = name_of_first(worker);
   item.limits = first.limits;
   hand_over(first);
   first.replies = {};
@@ -288,8 +298,13 @@ raw_outcome pool_machine::outcome_of(const finished_item& item, const reply_byte
   return conclude(*plan_.task_limits, std::move(record), name);
 }
 
-raw_outcome pool_machine::outcome_of_killed(const task_clock& had, ended_for cause, const settings* limits,
-                                            const call_name& name) const {
+raw_outcome pool_machine::outcome_of_killed(const slot& of, const last_item& item) const {
+  const task_clock& had = of.clock;
+  const ended_for cause = of.killed_for;
+  const settings* const limits = item.limits.get();
+  // The worker says when; nobody looks at the time of an item without limits.
+  const auto claimed = clock::time_point(std::chrono::nanoseconds(of.lane->item_began()));
+  const auto since_it_began = clock::now() - std::clamp(claimed, of.started, clock::now());
   call_record record;
   evidence& seen = record.seen;
   seen.cause = cause;
@@ -300,9 +315,9 @@ raw_outcome pool_machine::outcome_of_killed(const task_clock& had, ended_for cau
   }
   seen.how = platform::exit_status::kind::signalled;
   seen.status = SIGKILL;
-  seen.usage.wall_time = had.wall_used();
+  seen.usage.wall_time = cause == ended_for::cancelled ? since_it_began : had.wall_used();
   seen.usage.user_time = had.cpu_used();
-  return conclude(*plan_.task_limits, std::move(record), name);
+  return conclude(*plan_.task_limits, std::move(record), item.name);
 }
 
 }  // namespace pynisher::detail

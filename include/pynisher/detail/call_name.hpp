@@ -9,7 +9,7 @@ namespace pynisher::detail {
 struct call_name {
   const void* function = nullptr;        ///< its address, or
   const std::type_info* type = nullptr;  ///< the callable's type
-  std::string arguments;
+  std::string arguments;                 ///< with neither of them: all that there is to say
 
   /// "train(1000)".
   [[nodiscard]] std::string text() const;

@@ -28,8 +28,8 @@ class call_in_flight {
   [[nodiscard]] virtual std::optional<usage> usage_so_far() { return std::nullopt; }
   /// On a thread of the library's, or at once where it is over already.
   virtual void when_done(std::function<void()> tell) = 0;
-  /// Waits. Once.
-  virtual raw_outcome conclude() = 0;
+  /// Waits. Once. `as`: what is to be said to have ended; null: what was started.
+  virtual raw_outcome conclude(const call_name* as = nullptr) = 0;
 };
 
 class other_start;
