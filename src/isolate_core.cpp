@@ -99,21 +99,24 @@ isolate_core::turn::~turn() {
 
 // --- life ---------------------------------------------------------------------------------------------------------
 
+std::optional<raw_outcome> isolate_core::end_of(const std::shared_ptr<call_in_flight>& ended) {
+  ended->wait(std::nullopt);
+  const std::lock_guard lock(mutex_);
+  if (process_ != ended) return std::nullopt;
+  if (!end_) {
+    const call_name it{.arguments = "it"};
+    end_ = process_->conclude(&it);
+  }
+  raw_outcome copy;
+  copy.verdict = end_->verdict;
+  copy.usage = end_->usage;
+  copy.explanation = end_->explanation;
+  return copy;
+}
+
 raw_outcome isolate_core::end_of_process() {
   for (;;) {
-    const auto ended = process();
-    ended->wait(std::nullopt);
-    const std::lock_guard lock(mutex_);
-    if (process_ != ended) continue;  // it has been restarted meanwhile
-    if (!end_) {
-      const call_name it{.arguments = "it"};
-      end_ = process_->conclude(&it);
-    }
-    raw_outcome copy;
-    copy.verdict = end_->verdict;
-    copy.usage = end_->usage;
-    copy.explanation = end_->explanation;
-    return copy;
+    if (auto end = end_of(process())) return std::move(*end);
   }
 }
 
@@ -131,8 +134,12 @@ void isolate_core::note_end(std::string why) {
 }
 
 usage isolate_core::usage() {
-  if (const auto so_far = process()->usage_so_far()) return *so_far;
-  return end_of_process().usage;
+  for (;;) {
+    const auto now = process();
+    if (const auto so_far = now->usage_so_far()) return *so_far;
+    // Not of the one by which another thread may replace it meanwhile.
+    if (const auto end = end_of(now)) return end->usage;
+  }
 }
 
 void isolate_core::close() {
@@ -310,6 +317,7 @@ void isolate_core::finish_output() noexcept {
     const std::lock_guard lock(mutex_);
     reader.swap(streams_.reader);
     capture.swap(capture_);
+    capture_is_over_ = false;
     lingering.swap(lingering_);
   }
   // Readers end here, without the mutex: a callback of theirs may ask about this isolate.

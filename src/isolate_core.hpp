@@ -139,6 +139,8 @@ class isolate_core {
   void end_process();
   /// What it has written goes to whom it may concern, and nothing reads any more.
   void finish_output() noexcept;
+  /// Waits. Empty: it is this isolate's process no longer.
+  std::optional<raw_outcome> end_of(const std::shared_ptr<call_in_flight>& ended);
   reply ask_for_certain(std::span<const std::byte> request, const settings* limits, std::span<const int> descriptors);
   void give_back_output();
 

@@ -183,7 +183,9 @@ int lane_memory::descriptor() const { return mapping_->file.get(); }
 
 lane* map_received_lane(int file) {
   try {
-    static auto* const memory = new boost::interprocess::mapped_region(mapped(file, lane::size));
+    // For as long as the process. What stands here already is another's: of the worker that has forked this one.
+    static boost::interprocess::mapped_region* memory = nullptr;
+    memory = new boost::interprocess::mapped_region(mapped(file, lane::size));
     platform::keep_from_children(memory->get_address(), lane::size);
     return static_cast<lane*>(memory->get_address());
   } catch (const boost::interprocess::interprocess_exception&) {

@@ -56,7 +56,7 @@ struct call_of_child {
 /// The descriptors of all calls in flight, for their children to close. More than fit are inherited: harmless, but not
 /// theirs.
 struct listed_descriptors {
-  static constexpr std::size_t most = 8192;
+  static constexpr std::size_t most = std::size_t{1} << 16;
   /// The process whose list it is: a forked copy of the program begins an empty one.
   std::atomic<pid_t> owner{0};
   std::atomic<std::size_t> places_used{0};

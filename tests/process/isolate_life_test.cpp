@@ -34,6 +34,7 @@ using pynisher::isolate;
 using pynisher::verdict;
 using support::add;
 using support::EndedAs;
+using testing::AllOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -178,6 +179,61 @@ TEST_P(IsolateLife, UsageIsTrueWhileItLivesAndAfterItsEnd) {
   iso.kill();
   EXPECT_EQ(iso.usage().cpu_time(), dead.cpu_time());
   EXPECT_GT(isolate::main().usage().peak_memory, 0u);
+}
+
+TEST_P(IsolateLife, ACallThatWasAcceptedIsRunning) {
+  isolate iso = make();
+  for (int i = 0; i < 20; ++i) {
+    auto call = iso.start(add, 1);
+    // Or it has ended already.
+    EXPECT_TRUE(iso.is_running() || call.ready());
+    call.get();
+  }
+  EXPECT_FALSE(iso.is_running());
+}
+
+void pause_for_ever() {
+  for (;;) ::pause();
+}
+
+TEST_P(IsolateLife, WhoeverComesLaterIsToldWhichCallEndedIt) {
+  isolate iso = make();
+  EXPECT_FALSE(iso.try_call({.wall_time = 20ms}, pause_for_ever));
+  try {
+    iso.call(add, 1);
+    FAIL() << "it has ended";
+  } catch (const pynisher::IsolateDiedError& e) {
+    EXPECT_THAT(e.what(), AllOf(HasSubstr("pause_for_ever()"), HasSubstr("wall time limit of 20 ms")));
+  }
+  iso.kill();
+  try {
+    iso.call(add, 1);
+    FAIL() << "it was killed";
+  } catch (const pynisher::IsolateNotFoundError& e) {
+    EXPECT_THAT(e.what(), HasSubstr("was killed"));
+  }
+}
+
+TEST_P(IsolateLife, UsageDuringResetIsThatOfOneProcessOrTheOther) {
+  isolate iso = make();
+  std::atomic<bool> over{false};
+  std::atomic<int> asked{0};
+  std::vector<std::thread> askers;
+  for (int i = 0; i < 3; ++i) {
+    askers.emplace_back([&] {
+      while (!over) {
+        EXPECT_GT(iso.usage().wall_time, 0s);
+        ++asked;
+      }
+    });
+  }
+  for (int reset = 0; reset < 20; ++reset) {
+    iso.reset();
+    const int before = asked;
+    support::await([&] { return asked > before + 3; });
+  }
+  over = true;
+  for (std::thread& asker : askers) asker.join();
 }
 
 TEST_P(IsolateLife, NothingIsKeptOfADetachedOneThatDied) {

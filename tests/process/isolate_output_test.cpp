@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -13,6 +14,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <gmock/gmock.h>
@@ -219,6 +221,33 @@ TEST_P(IsolateOutput, CaptureThatEndsDuringACallIsOverForTheNext) {
   iso.call(say, "captured");
   EXPECT_EQ(cap->out(), "captured");
   std::filesystem::remove(release);
+}
+
+TEST_P(IsolateOutput, CapturesMayEndWhileTheirIsolateIsKilled) {
+  for (int round = 0; round < 30; ++round) {
+    isolate iso = make({.queued = true});
+    std::atomic<int> captures{0};
+    std::vector<std::thread> capturing;
+    for (int i = 0; i < 2; ++i) {
+      capturing.emplace_back([&] {
+        for (;;) {
+          try {
+            const capture_output captured(iso, {});
+            ++captures;
+          } catch (const pynisher::IsolateNotFoundError&) {
+            return;
+          } catch (const pynisher::IsolateDiedError&) {
+            return;
+          } catch (const pynisher::IsolateError&) {
+            // The other one captures.
+          }
+        }
+      });
+    }
+    support::await([&] { return captures > 3; });
+    iso.kill();
+    for (std::thread& one : capturing) one.join();
+  }
 }
 
 TEST_P(IsolateOutput, CaptureOutlivesItsIsolate) {

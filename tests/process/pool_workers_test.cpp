@@ -198,6 +198,30 @@ TEST_P(WorkerProcesses, DeathInTheConstructorIsWhatThePoolThrows) {
   EXPECT_THROW(worker_pool<dies_in_constructor>(with({.workers = 2}), shared(SIGKILL)), pynisher::SignalException);
 }
 
+int doubled(int x) { return 2 * x; }
+int sum_by_pools_of_its_own(int count) {
+  auto pool = make_pool({.workers = 2, .limits = {.warnings = false}}, &doubled);
+  int sum = 0;
+  for (auto&& one : pool.map(std::views::iota(0, count))) sum += one.value();
+  pynisher::pool_executor executor({.workers = 1, .limits = {.warnings = false}});
+  return sum + executor.submit(doubled, sum).get();
+}
+int sum_by_a_worker_of_a_worker(int count) {
+  auto pool = make_pool({.workers = 1, .limits = {.warnings = false}}, &sum_by_pools_of_its_own);
+  int sum = 0;
+  for (auto&& one : pool.map(std::views::iota(count, count + 1))) sum += one.value();
+  return sum;
+}
+
+TEST_P(WorkerProcesses, MayHavePoolsOfTheirOwn) {
+  auto pool = make_pool(with({.workers = 2}), &sum_by_pools_of_its_own);
+  std::vector<int> sums;
+  for (auto&& one : pool.map(std::views::iota(1, 4))) sums.push_back(one.value());
+  EXPECT_THAT(sums, ElementsAre(0, 6, 18));
+  auto outer = make_pool(with({.workers = 1}), &sum_by_a_worker_of_a_worker);
+  for (auto&& one : outer.map(std::views::iota(3, 4))) EXPECT_EQ(one.value(), 18);
+}
+
 TEST_P(WorkerProcesses, AStuckWorkerDoesNotHoldUpThePoolsEnd) {
   support::process_log log;
   std::vector<std::int64_t> pids;
