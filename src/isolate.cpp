@@ -101,7 +101,7 @@ std::vector<isolate> isolate::list_all() {
 isolate isolate::current() { return isolate(std::make_shared<detail::isolate_lease>(nullptr, false)); }
 
 isolate isolate::main() {
-  if (detail::here().id != 0) throw IsolateError("main() is not to be had within an isolate: it is another process");
+  if (detail::here().id != 0) throw IsolateError("main(): this is an isolate, and the program that has made it is another process");
   return current();
 }
 

@@ -146,7 +146,7 @@ void isolate_core::close() {
   {
     const std::lock_guard lock(mutex_);
     throw_if_closed();
-    if (busy_ || !queue_.empty()) throw IsolateError(text() + " is running: close() waits for nobody, kill() ends it");
+    if (busy_ || !queue_.empty()) throw IsolateError(text() + " is running a call: close() does not wait for that; kill() ends it");
     closed_ = true;
   }
   const auto request = make_frame(frame_kind::close);

@@ -132,7 +132,7 @@ std::vector<std::byte> answer_load(const std::string& library, const std::string
   void* const opened = ::dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (opened == nullptr) return make_frame(frame_kind::load_failed, std::string(::dlerror()));
   void* const found = ::dlsym(opened, symbol.c_str());
-  if (found == nullptr) return make_frame(frame_kind::load_failed, fmt::format("{} has no symbol {}", library, symbol));
+  if (found == nullptr) return make_frame(frame_kind::load_failed, fmt::format("{0} has no symbol {1}: it has to define extern \"C\" int {1}()", library, symbol));
   const auto function = reinterpret_cast<int (*)()>(reinterpret_cast<std::uintptr_t>(found));
   return make_frame(frame_kind::value, function());
 }

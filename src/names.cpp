@@ -81,8 +81,11 @@ std::string function_name(const void* address) {
 
 std::string text_in_quotes(std::string_view text) {
   constexpr std::size_t shown = 60;
-  return text.size() <= shown ? fmt::format("\"{}\"", text)
-                              : fmt::format("\"{}...\" ({} bytes)", text.substr(0, shown), text.size());
+  // On one line, whatever it holds.
+  std::string quoted = fmt::format("{:?}", text.substr(0, shown));
+  if (text.size() <= shown) return quoted;
+  quoted.pop_back();
+  return fmt::format("{}...\" ({} bytes)", quoted, text.size());
 }
 
 std::string call_name::text() const {

@@ -204,7 +204,8 @@ class isolate {
   /// Compiles a text of C++20 that defines `extern "C" int pynisher_main()`, opens what comes of it there, and calls
   /// it. The same text is compiled once for all programs of this user; opened again it keeps its globals. `flags`: for
   /// the compiler, after the library's own. The compiler: `$CXX`, else `c++`, `g++` or `clang++`. Throws `SourceError`
-  /// with what the compiler says, `LoadError`, `UnsupportedException` where there is no compiler.
+  /// with what the compiler says, `LoadError`, `UnsupportedException` where there is no compiler. For a text that uses this
+  /// library, `flags` need `-I`, and the program has to be linked with `-rdynamic` (CMake: ENABLE_EXPORTS).
   int exec_source(const std::string& text, const std::vector<std::string>& flags = {});
 
   /// Keeps a value under a name, there. Within the isolate: `isolate::current().get<int>("spam")`.

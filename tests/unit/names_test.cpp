@@ -55,4 +55,9 @@ TEST(Names, OfArgumentsAreThoseOfTheirTypes) {
   EXPECT_EQ(argument_text(shop::hidden()), "<shop::hidden>");
 }
 
+TEST(Names, OfTextsStayOnOneLine) {
+  EXPECT_EQ(argument_text(std::string("a\nb\t\"c\"")), R"("a\nb\t\"c\"")");
+  EXPECT_EQ(argument_text(std::string(61, 'x')), '"' + std::string(60, 'x') + "...\" (61 bytes)");
+}
+
 }  // namespace

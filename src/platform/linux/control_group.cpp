@@ -102,7 +102,10 @@ void remove_stale_groups(const std::string& own) {
 std::string try_group(const std::string& own, const controller& what, bool version_1) {
   const std::string trial = fmt::format("{}/{}{}-trial-{}", own, prefix, ::getpid(), made.fetch_add(1));
   if (::mkdir(trial.c_str(), 0755) != 0)
-    return fmt::format("no group can be made in {}: {}", own, std::strerror(errno));
+    return fmt::format(
+        "no control group can be made in {}: {}; it takes root, or a group that was handed to this user, as "
+        "systemd-run --user --scope -p Delegate=yes does",
+        own, std::strerror(errno));
   const bool counts = ::access(fmt::format("{}/{}", trial, version_1 ? what.file_1 : what.file_2).c_str(), W_OK) == 0;
   ::rmdir(trial.c_str());
   return counts ? std::string() : fmt::format("the {} controller is not handed on to groups in {}", what.name, own);
