@@ -335,7 +335,7 @@ TEST(Exchange, AResultThatIsAdoptedOutlivesWhoDepositedIt) {
   request deposit;
   deposit.what = verb::deposit;
   deposit.mode = static_cast<std::uint8_t>(deposit_mode::result);
-  for (const std::uint64_t key : {1, 2, 3}) {
+  for (const std::uint64_t key : {1u, 2u, 3u}) {
     deposit.key = {key, key};
     deposit.content = std::make_shared<parcel>();
     deposit.content->attached.push_back({attachment::kind::end, end_kind::sending, channel, 0, nullptr});
@@ -356,7 +356,7 @@ TEST(Exchange, AResultThatIsAdoptedOutlivesWhoDepositedIt) {
 
   request redeem = adopt;
   redeem.what = verb::redeem;
-  for (const std::uint64_t key : {2, 3}) {
+  for (const std::uint64_t key : {2u, 3u}) {
     redeem.key = {key, key};
     EXPECT_EQ(w.status(w.ask(main, redeem)), mail_status::not_found) << key;
   }
@@ -481,7 +481,7 @@ TEST(Exchange, LosesAndDoublesNothingHoweverPartiesDie) {
     world w;
     const party_id main = w.join();
     std::vector<std::int64_t> channels;
-    for (const std::uint64_t capacity : {0, 1, 5}) channels.push_back(w.create(main, capacity, unbound::remove));
+    for (const std::uint64_t capacity : {0u, 1u, 5u}) channels.push_back(w.create(main, capacity, unbound::remove));
     std::vector<party_id> alive;
     std::map<operation_id, std::uint32_t> sent;
     std::map<std::uint32_t, party_id> sender_of;
@@ -504,7 +504,7 @@ TEST(Exchange, LosesAndDoublesNothingHoweverPartiesDie) {
         if (::testing::Test::HasFatalFailure()) return;
       }
     };
-    for (int step = 0; step < 300; ++step) {
+    for (unsigned step = 0; step < 300; ++step) {
       if (alive.size() < 2 || random() % 20 == 0) alive.push_back(w.join(next, 1000 + step, true, true));
       const party_id who = alive[random() % alive.size()];
       const std::int64_t channel = channels[random() % channels.size()];
