@@ -27,6 +27,9 @@ namespace pynisher::detail {
 
 namespace {
 
+/// Connections that the program has given up, one after the other, before there is no way to it.
+constexpr int attempts = 20;
+
 [[noreturn]] void throw_no_answer() {
   throw ChannelError("the program does not answer: it has ended, or has no descriptor left for this process");
 }
@@ -131,7 +134,6 @@ answer exchange_client::ask(request what, mail_deadline until) {
   if (outgoing_frame(0, what).is_too_large()) {
     return too_large();
   }
-  constexpr int attempts = 20;
   for (int attempt = 0;; ++attempt) {
     auto on = take();
     const bool was_used = on->is_used;
@@ -177,9 +179,11 @@ answer exchange_client::await(connection& from, std::uint32_t number, mail_deadl
 
 void exchange_client::tell(request what) noexcept {
   try {
-    auto on = take();
-    std::uint32_t number = 0;
-    if (on->send(what, number)) give_back(std::move(on));
+    for (int attempt = 0; attempt <= attempts; ++attempt) {
+      auto on = take();
+      std::uint32_t number = 0;
+      if (on->send(what, number)) return give_back(std::move(on));
+    }
   } catch (const std::exception&) {
     // Without a way to the program there is nothing there that is ours.
   }

@@ -43,7 +43,7 @@ void ask_for(const std::shared_ptr<isolate_core>& core, const std::shared_ptr<co
              const std::vector<std::byte>& request, Values&... values) {
   isolate_core::turn turn(core);
   turn.await();
-  const auto answered = core->ask(request, limits.get());
+  const auto answered = core->ask(request, limits.get(), false);
   if (answered.how == isolate_core::reply::state::wall_time) core->note_end("it did not answer for a minute");
   if (answered.how != isolate_core::reply::state::came) throw core->died();
   input_archive in(answered.bytes.data(), answered.bytes.size());
@@ -259,7 +259,7 @@ void isolate::reset_main() {
   }
 }
 
-detail::raw_outcome isolate::run(const options& limits, const detail::child_task& task) {
+detail::raw_outcome isolate::run(const options& limits, const detail::child_task& task, bool measured) {
   const auto core = detail::core_of(*lease_, "call");
   const auto checked = detail::limits_of_call(limits);
   const auto request = detail::call_frame(task);
@@ -269,7 +269,7 @@ detail::raw_outcome isolate::run(const options& limits, const detail::child_task
   } catch (const CancelledException& e) {
     return detail::cancelled_before(e);
   }
-  return detail::outcome_of(*core, core->ask(request.frame, checked.get()), checked.get(), task.name());
+  return detail::outcome_of(*core, core->ask(request.frame, checked.get(), measured), checked.get(), task.name());
 }
 
 std::unique_ptr<detail::call_in_flight> isolate::begin(const options& limits, const detail::child_task& task) {

@@ -189,7 +189,7 @@ void hear(conversation& with, std::uint64_t largest, isolate_core::reply& answer
 }  // namespace
 
 isolate_core::reply isolate_core::ask_for_certain(std::span<const std::byte> request, const settings* limits,
-                                                  std::span<const int> descriptors) {
+                                                  std::span<const int> descriptors, bool measured) {
   reply answered;
   const auto asked = process();
   conversation with(socket_.get(), *ended_bell_, *asked, limits);
@@ -203,7 +203,8 @@ isolate_core::reply isolate_core::ask_for_certain(std::span<const std::byte> req
   }
   answered.bytes.select(0, answered.bytes.arrived());
   if (answered.has_attached) answered.custody = until_reply_is_read(asked->pid());
-  answered.usage = with.usage();
+  if (measured || answered.how != reply::state::came || answered.kind != frame_kind::value)
+    answered.usage = with.usage();
   if (answered.how != reply::state::came && answered.how != reply::state::died) end_process();
   return answered;
 }

@@ -86,7 +86,7 @@ waiting_copy::waiting_copy(isolate_core& original) {
     throw StartException("ask a socket for its sender", {errno, std::system_category()});
   }
   const int passed = theirs.get();
-  const auto answered = original.ask(make_frame(frame_kind::copy), patience().get(), {&passed, 1});
+  const auto answered = original.ask(make_frame(frame_kind::copy), patience().get(), false, {&passed, 1});
   theirs = platform::call_fd();
   if (answered.how != isolate_core::reply::state::came) throw original.died();
   if (answered.kind == frame_kind::exception) {

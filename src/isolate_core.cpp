@@ -325,7 +325,7 @@ void isolate_core::finish_output() noexcept {
 
 // --- requests -----------------------------------------------------------------------------------------------------
 
-isolate_core::reply isolate_core::ask(std::span<const std::byte> request, const settings* limits,
+isolate_core::reply isolate_core::ask(std::span<const std::byte> request, const settings* limits, bool measured,
                                       std::span<const int> descriptors) {
   give_back_output();
   if (limits != nullptr && limits->given().stop.stop_requested()) {
@@ -333,7 +333,7 @@ isolate_core::reply isolate_core::ask(std::span<const std::byte> request, const 
     unasked.how = reply::state::not_begun;
     return unasked;
   }
-  reply answered = ask_for_certain(request, limits, descriptors);
+  reply answered = ask_for_certain(request, limits, descriptors, measured);
   std::shared_ptr<output_reader> reader;
   {
     const std::lock_guard lock(mutex_);

@@ -102,8 +102,9 @@ class isolate_core {
     pynisher::usage usage;
   };
   /// By whoever has the turn. Ends the process where a limit is reached, or where it lies.
-  /// `descriptors` go along with the request.
-  reply ask(std::span<const std::byte> request, const settings* limits, std::span<const int> descriptors = {});
+  /// `measured`: has `usage`, whatever comes of it; else where no value comes. `descriptors` go along with the request.
+  reply ask(std::span<const std::byte> request, const settings* limits, bool measured,
+            std::span<const int> descriptors = {});
 
   /// What its process's end was; waits for it.
   raw_outcome end_of_process();
@@ -141,7 +142,8 @@ class isolate_core {
   void finish_output() noexcept;
   /// Waits. Empty: it is this isolate's process no longer.
   std::optional<raw_outcome> end_of(const std::shared_ptr<call_in_flight>& ended);
-  reply ask_for_certain(std::span<const std::byte> request, const settings* limits, std::span<const int> descriptors);
+  reply ask_for_certain(std::span<const std::byte> request, const settings* limits, std::span<const int> descriptors,
+                        bool measured = false);
   void give_back_output();
 
   const std::int64_t id_;

@@ -114,7 +114,7 @@ class isolate_flight final : public call_in_flight {
       raw_outcome out;
       try {
         turn->await(stop.get_token());
-        out = outcome_of(*core, core->ask(request.frame, limits.get()), limits.get(), name);
+        out = outcome_of(*core, core->ask(request.frame, limits.get(), true), limits.get(), name);
       } catch (const CancelledException& e) {
         out = cancelled_before(e);
       } catch (const std::exception& e) {

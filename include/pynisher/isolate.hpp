@@ -164,12 +164,12 @@ class isolate {
   /// it has died or dies now.
   template <class F, class... A>
   requires(!std::same_as<std::decay_t<F>, options>) auto call(F fn, A&&... arguments) {
-    return try_call(std::move(fn), std::forward<A>(arguments)...).value();
+    return call(options{}, std::move(fn), std::forward<A>(arguments)...);
   }
   /// The same with limits for this one call: `wall_time`, `cpu_time`, `stop`. Reaching one ends the isolate.
   template <class F, class... A>
   auto call(const options& limits, F fn, A&&... arguments) {
-    return try_call(limits, std::move(fn), std::forward<A>(arguments)...).value();
+    return ended_call(false, limits, std::move(fn), std::forward<A>(arguments)...).value();
   }
   /// As an outcome: does not throw for what the function or its process did.
   template <class F, class... A>
@@ -178,12 +178,7 @@ class isolate {
   }
   template <class F, class... A>
   auto try_call(const options& limits, F fn, A&&... arguments) {
-    return with_task(
-        fn, std::type_identity<detail::signature_of_t<F>>(),
-        [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
-          return detail::decode<R>(run(limits, task));
-        },
-        std::forward<A>(arguments)...);
+    return ended_call(true, limits, std::move(fn), std::forward<A>(arguments)...);
   }
   /// Comes back at once. Dropping or cancelling the call while it runs ends the isolate.
   template <class F, class... A>
@@ -294,7 +289,17 @@ class isolate {
   }
   static void check_type(const std::string& name, const detail::named_value& found, const std::string& wanted);
 
-  [[nodiscard]] detail::raw_outcome run(const options& limits, const detail::child_task& task);
+  /// `measured`: what has returned a value, too; it is not cheap beside a short call.
+  template <class F, class... A>
+  auto ended_call(bool measured, const options& limits, F fn, A&&... arguments) {
+    return with_task(
+        fn, std::type_identity<detail::signature_of_t<F>>(),
+        [&]<class R>(std::type_identity<R>, const detail::child_task& task) {
+          return detail::decode<R>(run(limits, task, measured));
+        },
+        std::forward<A>(arguments)...);
+  }
+  [[nodiscard]] detail::raw_outcome run(const options& limits, const detail::child_task& task, bool measured);
   [[nodiscard]] std::unique_ptr<detail::call_in_flight> begin(const options& limits, const detail::child_task& task);
   void set_packed(std::vector<std::pair<std::string, detail::named_value>> values);
   [[nodiscard]] std::optional<detail::named_value> get_packed(const std::string& name) const;
