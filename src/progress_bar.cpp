@@ -39,6 +39,7 @@ progress_display::progress_display(const progress_options& wanted, now_function 
 void progress_display::add(std::uint64_t done, std::uint64_t failed) {
   done_.fetch_add(done, std::memory_order_relaxed);
   if (failed > 0) failed_.fetch_add(failed, std::memory_order_relaxed);
+  note_completion();
   draw_if_due();
 }
 
@@ -46,7 +47,15 @@ void progress_display::set(std::uint64_t done, std::optional<std::uint64_t> tota
   done_.store(done, std::memory_order_relaxed);
   failed_.store(failed, std::memory_order_relaxed);
   if (total) total_.store(*total, std::memory_order_relaxed);
+  note_completion();
   draw_if_due();
+}
+
+void progress_display::note_completion() {
+  const bool is_complete = done_.load(std::memory_order_relaxed) >= total_.load(std::memory_order_relaxed);
+  const bool was_complete = completed_.load(std::memory_order_relaxed) != 0;
+  if (is_complete == was_complete) return;
+  completed_.store(is_complete ? now_().time_since_epoch().count() : 0, std::memory_order_relaxed);
 }
 
 void progress_display::draw_if_due() {
@@ -75,7 +84,9 @@ void progress_display::draw(bool last) {
   next_draw_ = (now + std::chrono::duration_cast<platform::clock::duration>(interval_)).time_since_epoch().count();
   if (!platform::is_in_foreground(descriptor_)) return;
   const std::uint64_t total = total_;
-  progress_facts facts{label_, done_, std::nullopt, failed_, now - begun_, last};
+  const auto completed = completed_.load(std::memory_order_relaxed);
+  const auto until = completed != 0 ? platform::clock::time_point(platform::clock::duration(completed)) : now;
+  progress_facts facts{label_, done_, std::nullopt, failed_, until - begun_, last};
   if (total != unknown) facts.total = total;
   // The line is cleared behind the text, not before it, so that it does not flicker.
   const std::string line =

@@ -34,6 +34,8 @@ class progress_display {
   static constexpr std::uint64_t unknown = std::numeric_limits<std::uint64_t>::max();
 
   void draw_if_due();
+  /// The time stands still once all is done, however long it takes until the bar goes.
+  void note_completion();
   void draw(bool last);
 
   const std::string label_;
@@ -45,6 +47,7 @@ class progress_display {
   const platform::clock::time_point begun_;
   std::atomic<std::uint64_t> done_{0}, failed_{0}, total_;
   std::atomic<platform::clock::rep> next_draw_;
+  std::atomic<platform::clock::rep> completed_{0};  ///< when; 0: there is more to be done
   std::atomic<bool> silent_;
   std::mutex drawing_;
 };

@@ -338,6 +338,25 @@ TEST_F(ProgressBar, DrawsNoMoreOftenThanItsInterval) {
   EXPECT_THAT(terminal_.shown(), IsEmpty());
 }
 
+TEST_F(ProgressBar, ItsTimeStandsStillOnceAllIsDone) {
+  const auto bar = display({.total = 10});
+  manual_clock::advance(5s);
+  bar->add(10, 0);
+  static_cast<void>(terminal_.shown());
+  manual_clock::advance(55s);
+  bar->finish();
+  EXPECT_THAT(terminal_.shown(), HasSubstr("10/10, 2/s, in 0:05"));
+  // Until there is more to be done.
+  const auto growing = display({.total = 1});
+  growing->add(1, 0);
+  growing->set(1, 2, 0);
+  manual_clock::advance(10s);
+  growing->add(1, 0);
+  manual_clock::advance(10s);
+  growing->finish();
+  EXPECT_THAT(terminal_.shown(), HasSubstr("2/2, 5 s each, in 0:10"));
+}
+
 TEST_F(ProgressBar, TellsRateAndRemainingTime) {
   const auto bar = display({.total = 100, .interval = 100ms});
   manual_clock::advance(10s);
