@@ -21,6 +21,7 @@
 #include <memory>
 #include <optional>
 #include <ranges>
+#include <stdexcept>
 #include <type_traits>
 #include <utility>
 #include <variant>
@@ -134,7 +135,8 @@ class executor_results {
 };
 
 /// All members may be called from any thread, and from continuations of its own tasks. Move-only. The destructor is
-/// `shutdown()`: it waits for all tasks, and for what follows on them.
+/// `shutdown()`: it waits for all tasks, and for what follows on them. A moved-from one throws `std::logic_error` from
+/// all of them; in a forked copy of the program they throw `BrokenPoolError`.
 class pool_executor {
  public:
   /// Starts the workers, and comes back when they are ready. Throws `std::invalid_argument` and `UnsupportedException`
@@ -161,7 +163,7 @@ class pool_executor {
   /// not set there is as the pool's options say; other fields are refused.
   template <class F, class... A>
   auto submit(const options& limits, F fn, A&&... arguments) {
-    return detail::submit_to(std::type_identity<detail::signature_of_t<F>>(), *core_, limits, fn,
+    return detail::submit_to(std::type_identity<detail::signature_of_t<F>>(), core(), limits, fn,
                              std::forward<A>(arguments)...);
   }
   /// `fn` of each item: see `executor_results`.
@@ -172,22 +174,31 @@ class pool_executor {
   /// The same with limits for each of them.
   template <class F, std::ranges::viewable_range Range>
   auto map(const options& limits, F fn, Range&& range) {
+    static_cast<void>(core());
     return executor_results<F, std::views::all_t<Range>>(core_, limits, std::move(fn),
                                                          std::views::all(std::forward<Range>(range)));
   }
 
   /// Takes no more tasks. `cancel_pending`: those that do not run yet are cancelled. `wait`: comes back when all are
-  /// done, and what follows on them, and the workers are gone; else they go when all is done. A task in a thread of the
-  /// pool's cannot wait for itself: called by one, this does not wait. May be called again.
-  void shutdown(bool wait = true, bool cancel_pending = false) { core_->shutdown(wait, cancel_pending); }
-  /// Ends the workers by SIGTERM, and a second later by SIGKILL; what is not done fails. As after `shutdown` then.
-  void terminate_workers() { core_->end_workers(false); }
+  /// done, and what follows on them, and the workers are gone (they have `join_timeout` to go by themselves); else they
+  /// go when all is done. A task in a thread of the pool's cannot wait for itself: called by one, this does not wait.
+  /// May be called again. Where it does not wait it throws `std::system_error` if there can be no thread for that.
+  void shutdown(bool wait = true, bool cancel_pending = false) { core().shutdown(wait, cancel_pending); }
+  /// Ends the workers by SIGTERM, and a second later by SIGKILL; what is not done fails. As after `shutdown` then. A
+  /// thread cannot be ended: what has not begun fails, and what runs goes on, `join_timeout` is waited for it, and its
+  /// future is done when it ends.
+  void terminate_workers() { core().end_workers(false); }
   /// The same by SIGKILL at once.
-  void kill_workers() { core_->end_workers(true); }
+  void kill_workers() { core().end_workers(true); }
   /// Process numbers of the workers; -1 where there is none at the moment, or it is a thread.
-  [[nodiscard]] std::vector<std::int64_t> pids() const { return core_->pids(); }
+  [[nodiscard]] std::vector<std::int64_t> pids() const { return core().pids(); }
 
  private:
+  [[nodiscard]] detail::executor_core& core() const {
+    if (!core_) throw std::logic_error("pynisher: this pool was moved from");
+    return *core_;
+  }
+
   std::shared_ptr<detail::executor_core> core_;
 };
 

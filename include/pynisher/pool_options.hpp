@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -55,7 +56,8 @@ class initializer_task;
 }  // namespace detail
 
 /// A callable without arguments that is sent to each worker, or nothing. Sent as a call's callable is: by fork
-/// anything, else functions, lambdas without captures, and functors that cereal can serialise.
+/// anything, else functions, lambdas without captures, and functors that cereal can serialise. Threads each run a copy
+/// of it, or take turns where it cannot be copied.
 class worker_initializer {
  public:
   worker_initializer() = default;
@@ -95,9 +97,11 @@ struct pool_options {
   /// A worker is replaced by a fresh one before it would get more tasks than this; 0: never.
   std::size_t tasks_per_worker = 0;
   pynisher::on_death on_death = pynisher::on_death::replace;
-  /// How long the pool's end waits for its workers, all together, before it ends them; unset: 5 s.
+  /// How long the pool's end waits for its workers, all together, before it ends them; unset: 5 s. An executor waits
+  /// for all its tasks first, however long they take.
   time_span join_timeout{};
-  /// Called as items end, in the thread that takes the results.
+  /// Called as items end, in the thread that takes the results. An exception that it throws comes out of the map's
+  /// iterator, and the map is over: what has not begun is dropped.
   std::function<void(const pool_progress&)> progress{};
   /// Run once in each worker, before it is constructed.
   worker_initializer initializer{};
@@ -112,7 +116,16 @@ class initializer_task final : public child_task {
   template <class G>
   explicit initializer_task(G&& fn) : fn_(std::forward<G>(fn)) {}
 
-  void run(output_archive& /*reply*/) override { fn_(); }
+  /// Threads run it all at once: each a copy of its own, or one after the other.
+  void run(output_archive& /*reply*/) override {
+    if constexpr (std::copy_constructible<F>) {
+      F own(std::as_const(fn_));
+      std::invoke(own);
+    } else {
+      const std::lock_guard lock(one_at_a_time_);
+      std::invoke(fn_);
+    }
+  }
   [[nodiscard]] call_name name() const override { return name_of_call(fn_, std::tuple<>()); }
   [[nodiscard]] const call_entry* entry() const override {
     if constexpr (callable_travels<F>) {
@@ -127,6 +140,7 @@ class initializer_task final : public child_task {
 
  private:
   F fn_;
+  std::mutex one_at_a_time_;
 };
 
 }  // namespace detail

@@ -86,6 +86,8 @@ class task_state final : public task_core {
         return value;
       } catch (const std::exception& e) {
         throw_undecodable(e.what());
+      } catch (...) {
+        throw_undecodable("reading it threw something that is no std::exception");
       }
     } else {
       throw std::logic_error("pynisher: a result that does not travel has come by bytes");
@@ -230,6 +232,10 @@ class task_future {
       how.verdict = verdict::protocol_error;
       how.error = std::current_exception();
       how.explanation = e.what();
+    } catch (...) {
+      how.verdict = verdict::protocol_error;
+      how.error = std::current_exception();
+      how.explanation = "the value could not be copied: something that is no std::exception was thrown";
     }
   }
 
@@ -387,8 +393,7 @@ auto as_completed(Futures&& futures) {
 template <class Futures, class Rep, class Period>
 requires detail::futures_range<std::remove_cvref_t<Futures>>
 auto as_completed(Futures&& futures, std::chrono::duration<Rep, Period> time) {
-  return completed_futures(detail::kept(std::forward<Futures>(futures)),
-                           std::optional<std::chrono::nanoseconds>(std::chrono::ceil<std::chrono::nanoseconds>(time)));
+  return completed_futures(detail::kept(std::forward<Futures>(futures)), detail::bounded_time(time));
 }
 
 }  // namespace pynisher

@@ -75,7 +75,8 @@ template <std::ranges::input_range Range>
 }
 
 /// Workers of one type. Move-only; all of it may be used from many threads, and many maps at once. Its end waits for
-/// the workers, for as long as `join_timeout` says, and then ends them.
+/// the workers, for as long as `join_timeout` says, and then ends them. A moved-from one has no workers, and throws
+/// `std::logic_error` otherwise; in a forked copy of the program all that needs workers throws `BrokenPoolError`.
 ///
 /// The constructor waits until every worker is made. It throws what a worker's constructor (or initializer) throws,
 /// what the end of one is called, `std::invalid_argument` and `UnsupportedException` for options, `StartException`; no
@@ -110,7 +111,7 @@ class worker_pool {
         std::is_void_v<result> || detail::sendable<result>,
         "pynisher: the worker's result cannot cross between processes. Return a value that cereal can serialise "
         "and that has a default constructor.");
-    const auto way = detail::way_for<Worker, result, item>(core_->plan().given.passing);
+    const auto way = detail::way_for<Worker, result, item>(core().plan().given.passing);
     if (way.entry == nullptr) {
       throw std::invalid_argument("passing: the worker cannot be called in this way with items of type " +
                                   detail::demangled_name(typeid(item)));
@@ -122,13 +123,18 @@ class worker_pool {
     return map(std::vector<T>(input), wanted);
   }
 
-  [[nodiscard]] std::size_t workers() const noexcept { return core_->plan().workers; }
+  [[nodiscard]] std::size_t workers() const noexcept { return core_ ? core_->plan().workers : 0; }
   /// Process numbers of the workers; -1 for a thread, and for one that is being replaced.
-  [[nodiscard]] std::vector<std::int64_t> pids() const { return core_->pids(); }
+  [[nodiscard]] std::vector<std::int64_t> pids() const { return core().pids(); }
   /// Ends the pool before its time. Maps that are not over fail by `BrokenPoolError`.
-  void close() { core_->close(); }
+  void close() { core().close(); }
 
  private:
+  [[nodiscard]] detail::pool_core& core() const {
+    if (!core_) throw std::logic_error("pynisher: this pool was moved from");
+    return *core_;
+  }
+
   template <class F>
   friend auto make_pool(pool_options wanted, F&& fn);
 

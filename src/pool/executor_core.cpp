@@ -163,6 +163,17 @@ bool is_of_initializer(const std::exception_ptr& error) {
   }
 }
 
+/// What is a map's of `worker_pool`, and would do nothing here.
+void refuse_without_effect(const pool_options& given) {
+  if (given.passing != passing::single) {
+    throw std::invalid_argument("passing: an executor's map calls the function with each item; unpack it there");
+  }
+  if (given.on_error != on_error::deferred) {
+    throw std::invalid_argument(
+        "on_error: a task's exception is in its future, and an executor's map throws it where its item is read");
+  }
+}
+
 bool wraps(const options& given) { return given.wrap_errors.wraps_all() || !given.wrap_errors.rules().empty(); }
 
 class executor final : public executor_core {
@@ -170,7 +181,9 @@ class executor final : public executor_core {
   explicit executor(pool_options wanted) : ledger_(std::make_shared<ledger>(std::exchange(wanted.progress, nullptr))) {
     const bool has_initializer = wanted.initializer.task() != nullptr;
     pool_plan plan = plan_pool(std::move(wanted), nullptr);
+    refuse_without_effect(plan.given);
     plan_ = plan;
+    if (ledger_->progress) ledger_->runner->start();
     try {
       pool_ = pool_core::open(std::move(plan), std::make_unique<nothing_to_make>());
       ledger_->pool = pool_;
@@ -197,8 +210,9 @@ class executor final : public executor_core {
       packed.attached = pack_attached(plan_.given.retries > 0, [&] { packed.packed = pack_bytes(pack); });
     } catch (const std::bad_alloc&) {
       throw;
-    } catch (const std::exception& e) {
-      const SerializationException error(fmt::format("{} could not be sent: {}", packed.name.text(), e.what()));
+    } catch (...) {
+      const SerializationException error(
+          fmt::format("{} could not be sent: {}", packed.name.text(), text_of(std::current_exception())));
       raw_outcome outcome = failed_to_start(std::make_exception_ptr(error));
       outcome.verdict = verdict::protocol_error;
       task->complete(std::move(outcome));
@@ -232,10 +246,14 @@ class executor final : public executor_core {
   }
 
   void shutdown(bool wait, bool cancel_pending) override {
+    refuse_copies();
+    const bool waits = wait && !is_own_thread();
+    // Before anything has happened: it may throw.
+    if (!waits) ledger_->runner->start();
     shut_ = true;
     if (!pool_) return ledger_->runner->finish();
     if (cancel_pending) pool_->cancel_queued();
-    if (wait && !is_own_thread()) {
+    if (waits) {
       pool_->wait_until_idle(std::nullopt);
       pool_->close();
       ledger_->runner->finish();
@@ -257,7 +275,13 @@ class executor final : public executor_core {
   std::vector<std::int64_t> pids() override { return pool_ ? pool_->pids() : std::vector<std::int64_t>(); }
 
  private:
+  void refuse_copies() const {
+    if (owner_ != platform::process_number()) {
+      throw BrokenPoolError("the pool belongs to the process that made it, and this is a copy of that");
+    }
+  }
   void refuse_after_shutdown() const {
+    refuse_copies();
     if (shut_) throw BrokenPoolError("the pool was shut down: it takes no more tasks");
   }
 
@@ -295,23 +319,25 @@ class executor final : public executor_core {
       return;
     }
     ledger_->begin();
+    std::uint64_t ticket = 0;
     try {
-      const auto ticket =
-          pool_->submit(std::move(packed), [task, release, book = ledger_](raw_outcome outcome, unsigned) {
-            release(outcome);
-            const bool well = !outcome.error;
-            task->complete(std::move(outcome));
-            book->end(well);
-          });
-      task->is_task_of(pool_, ticket, stop);
+      ticket = pool_->submit(std::move(packed), [task, release, book = ledger_](raw_outcome outcome, unsigned) {
+        release(outcome);
+        const bool well = !outcome.error;
+        task->complete(std::move(outcome));
+        book->end(well);
+      });
     } catch (const BrokenPoolError&) {
       ledger_->never_began();
       release(unused);
       task->complete(failed_to_start(std::current_exception()));
+      return;
     } catch (...) {
       ledger_->never_began();
       throw;
     }
+    // From here on it is counted by its end.
+    task->is_task_of(pool_, ticket, stop);
   }
 
   const pid_t owner_ = platform::process_number();

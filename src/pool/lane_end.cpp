@@ -131,7 +131,8 @@ bool lane_end::write_file(place& at, const std::vector<std::byte>& introduction,
   }
   std::vector<std::byte> head = introduction;
   head.resize(round_up(introduction.size()));
-  if (!to.file || !platform::write_file(to.file.get(), head.data(), head.size()) || !platform::write_file(to.file.get(), items, size)) {
+  if (!to.file || !platform::write_file(to.file.get(), head.data(), head.size()) ||
+      !platform::write_file(to.file.get(), items, size)) {
     keep_for_the_next(std::move(to));
     return false;
   }
@@ -185,10 +186,14 @@ void lane_end::go_on() {
   platform::wake_waiters(lane_.halted);
 }
 
-void lane_end::close() {
-  lane_.closed.store(1);
+void lane_end::wake_worker() {
   lane_.tasks.fetch_add(1);
   platform::wake_waiters(lane_.tasks);
+}
+
+void lane_end::close() {
+  lane_.closed.store(1);
+  wake_worker();
 }
 
 // --- results --------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class lane_end {
   /// The worker begins with nothing more than what has come by now says, until `go_on`.
   void halt() { lane_.halted.store(1); }
   void go_on();
+  /// A worker that waits for tasks looks once more, and says when in `item_began`.
+  void wake_worker();
   /// The worker ends once it has nothing left.
   void close();
 

@@ -27,8 +27,6 @@ constexpr std::uint64_t least_window = 512;
 constexpr std::uint64_t most_window = std::uint64_t{128} << 10;
 /// What lies closer together than this is not worth a look at the kernel's counters.
 constexpr auto look_interval = 50us;
-/// Of a message with many items, results are rung for this often.
-constexpr auto ring_interval = 200us;
 
 }  // namespace
 
@@ -136,8 +134,6 @@ void lane_server::live(const std::function<void(const std::function<void(void*)>
 void lane_server::serve(void* worker) {
   while (lane_slot* slot = next_message()) {
     run_message(worker, *slot);
-    rung_ = item_began_;
-    writer_.ring();
   }
 }
 
@@ -205,10 +201,6 @@ void lane_server::run_item(void* worker, const task_entry& entry, input_archive 
     drop_packed_reply();
     send_exception(std::current_exception(), last);
   }
-  if (last == nullptr && item_began_ - rung_ > ring_interval) {
-    rung_ = item_began_;
-    writer_.ring();
-  }
 }
 
 void lane_server::send_value(output_archive& out, lane_slot* last) {
@@ -256,6 +248,8 @@ void lane_server::end_item(lane_frame kind, output_archive& out, lane_slot* last
     lane_.item_began.store(now.time_since_epoch().count());
   }
   writer_.finish(kind_sent, out.filled_to(), took.count());
+  // Each time: whoever sleeps may have to hear of this item before the next one can come to its end.
+  writer_.ring();
 }
 
 void lane_server::send_exception(const std::exception_ptr& thrown, lane_slot* last) {

@@ -86,7 +86,7 @@ class lane_server {
   const bool in_process_;
   std::uint64_t begun_ = 0;  ///< messages
   std::vector<const task_entry*> entries_;
-  clock::time_point item_began_, rung_;
+  clock::time_point item_began_;
   clock::time_point looked_;  ///< when `seen_` was true
   lane_usage seen_{};
   std::uint64_t peak_at_first_ = 0;

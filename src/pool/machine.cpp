@@ -62,15 +62,34 @@ pool_machine::pool_machine(pool_plan plan, std::shared_ptr<worker_factory> facto
   }
 }
 
+void pool_machine::refuse_copies() const {
+  if (owner_ != platform::process_number()) {
+    throw BrokenPoolError("the pool belongs to the process that made it, and this is a copy of that");
+  }
+}
+
 // --- tasks in ---------------------------------------------------------------------------------------------------
 
 void pool_machine::submit(std::unique_ptr<batch> what) {
+  refuse_copies();
+  const std::size_t items = what->items;
+  what->finished.reserve(items);
   const lock held(mutex_);
-  if (const auto sink = sinks_.find(what->owner); sink != sinks_.end()) sink->second->on_their_way += what->items;
-  scheduler_.submit(*what.release());
+  const auto sink = sinks_.find(what->owner);
+  if (sink != sinks_.end()) sink->second->on_their_way += items;
+  if (scheduler_.is_stopped()) return give_up(*what.release());
+  try {
+    scheduler_.add(*what);
+  } catch (...) {
+    if (sink != sinks_.end()) sink->second->on_their_way -= items;
+    throw;
+  }
+  static_cast<void>(what.release());
+  scheduler_.go_on();
 }
 
 pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
+  refuse_copies();
   auto what = std::make_unique<batch>();
   what->entry = task.entry;
   what->limits = task.limits ? std::move(task.limits) : plan_.task_limits;
@@ -84,9 +103,16 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
 
   const lock held(mutex_);
   if (broken_) throw BrokenPoolError(text_of_broken(), broken_);
-  if (closing_) throw BrokenPoolError("the pool is closed");
+  if (closing_ || scheduler_.is_stopped()) throw BrokenPoolError("the pool is closed");
   what->ticket = ++last_ticket_;
   singles_[last_ticket_] = what.get();
+  try {
+    scheduler_.add(*what);
+  } catch (...) {
+    singles_.erase(last_ticket_);
+    throw;
+  }
+  static_cast<void>(what.release());
   if (!service_watches_) {
     service_watches_ = true;
     service_bells_.wake();
@@ -94,11 +120,12 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
       if (one.lane) static_cast<void>(service_bells_.add(one.lane->results_bell()));
     }
   }
-  scheduler_.submit(*what.release());
+  scheduler_.go_on();
   return last_ticket_;
 }
 
 pool_core::task_state pool_machine::state_of(ticket which) {
+  refuse_copies();
   const lock held(mutex_);
   take_all_results();
   const auto found = singles_.find(which);
@@ -113,6 +140,7 @@ pool_core::task_state pool_machine::state_of(ticket which) {
 }
 
 bool pool_machine::cancel(ticket which, bool kill) {
+  refuse_copies();
   const lock held(mutex_);
   take_all_results();
   if (!singles_.contains(which)) return false;
@@ -135,6 +163,7 @@ bool pool_machine::cancel(ticket which, bool kill) {
 }
 
 void pool_machine::cancel_queued() {
+  refuse_copies();
   const lock held(mutex_);
   scheduler_.cancel(0);
   for (auto& [number, what] : singles_) what->cancelled = false;
@@ -153,6 +182,7 @@ void pool_machine::send(unsigned worker, job& what) {
     }
   }
   at.lane->push(message);
+  if (is_first) look_whether_it_begins();
 }
 
 bool pool_machine::take_back(unsigned worker, job& /*what*/) {
@@ -166,6 +196,7 @@ std::string pool_machine::text_of_broken() const {
 /// It will not run: what waits for it has to know.
 void pool_machine::give_up(job& what) {
   std::unique_ptr<batch> message(&as_batch(what));
+  if (message->cancelled && only_count(message->owner, message->items - message->ended)) return let_fall(*message);
   const bool was_closed = !broken_;
   auto outcome = std::make_shared<raw_outcome>(
       message->cancelled
@@ -299,7 +330,12 @@ void pool_machine::item_ended(unsigned worker, batch& of, const lane_end::frame&
   finished_item item{of.first + of.ended, worker, how.kind, how.begin, how.size, usage_of(at, how), nullptr, nullptr};
   if (how.attached) adopt(item, of, *how.attached);
   if (again && of.items > 1) retried = alone(of);
-  if (!again && of.ticket == 0) of.finished.push_back(std::move(item));
+  if (of.cancelled && of.ticket == 0 && only_count(of.owner, 1)) {
+    of.replies = {};
+    if (item.attached) run_apart_from_the_mutex([kept = std::move(item.attached)] {});
+  } else if (!again && of.ticket == 0) {
+    of.finished.push_back(std::move(item));
+  }
   if (of.limits && (of.limits->wall_time() || of.limits->cpu_time())) at.first_since = clock::now();
 
   if (of.ended + 1 == of.items) at.lane->first_is_over();
@@ -340,7 +376,7 @@ void pool_machine::hand_over(batch& of) {
 
 void pool_machine::deliver(std::uint64_t owner, delivery&& what) {
   const auto found = sinks_.find(owner);
-  if (found == sinks_.end()) {
+  if (found == sinks_.end() || only_count(owner, what.items.size())) {
     for (finished_item& one : what.items) {
       if (one.attached) run_apart_from_the_mutex([kept = std::move(one.attached)] {});
     }
@@ -350,6 +386,14 @@ void pool_machine::deliver(std::uint64_t owner, delivery&& what) {
   sink.on_their_way -= what.items.size();
   sink.arrived.push_back(std::move(what));
   wake(sink);
+}
+
+bool pool_machine::only_count(std::uint64_t owner, std::size_t items) {
+  const auto found = sinks_.find(owner);
+  if (found == sinks_.end() || !found->second->is_dropped) return false;
+  found->second->on_their_way -= items;
+  wake(*found->second);
+  return true;
 }
 
 void pool_machine::wake(map_sink& sink) {

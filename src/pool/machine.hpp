@@ -41,6 +41,7 @@ struct delivery {
 struct map_sink {
   std::vector<delivery> arrived;
   std::size_t on_their_way = 0;  ///< items
+  bool is_dropped = false;       ///< what still comes is only counted
   bool sleeps = false;
   std::condition_variable wake;
 };
@@ -59,6 +60,8 @@ class pool_machine final : public pool_core, private pool_hands {
   /// Starts all workers and waits for them.
   void open();
   [[nodiscard]] pid_t owner() const { return owner_; }
+  /// A forked copy of the program has neither the workers nor the thread, and the mutex may be locked there for ever.
+  void refuse_copies() const;
   /// For the last handle. Where that goes on a thread of the machine's own, the rest is done apart.
   void let_go();
 
@@ -82,7 +85,7 @@ class pool_machine final : public pool_core, private pool_hands {
   void submit(std::unique_ptr<batch> what);
   /// What has come. `wait`: until there is something, or nothing is on its way.
   std::vector<delivery> collect(map_sink& sink, bool wait);
-  /// Drops what of the map has not begun, and sees to it that its items are counted.
+  /// Drops what of the map has not begun; what comes of the rest is only counted.
   void drop_waiting(std::uint64_t owner);
 
   /// What came of an item that has not returned a value. Runs the application's code; without the mutex.
@@ -98,10 +101,12 @@ class pool_machine final : public pool_core, private pool_hands {
     bool retiring = false;
     ended_for killed_for = ended_for::nothing;
     std::uint64_t killed_at = 0;             ///< `items` then: the next item is the one that it was killed for
-    bool never_began = false;                ///< with that item
     reply_bytes words;                       ///< what it has said before it was made
     std::optional<lane_end::frame> refusal;  ///< in those words
     std::uint64_t items = 0;                 ///< that have ended in this slot
+    const job* waits_with = nullptr;         ///< what it had not begun with when somebody looked, with `waits_at` items
+    std::uint64_t waits_at = 0;
+    std::int64_t stuck_at = 0;  ///< its `item_began` when it was found to be stuck
     task_clock clock{1};
     clock::time_point started, first_since, start_after;
     std::optional<clock::time_point> next_look;
@@ -123,6 +128,9 @@ class pool_machine final : public pool_core, private pool_hands {
   [[nodiscard]] pynisher::usage usage_of(const slot& at, const lane_end::frame& how) const;
   void hand_over(batch& of);
   void deliver(std::uint64_t owner, delivery&& what);
+  /// So many items of a map that nobody wants any more need not be delivered. False: they are wanted.
+  bool only_count(std::uint64_t owner, std::size_t items);
+  void take_results_of_the_dropped();
   /// Before it goes: what it holds must not go under the mutex.
   void let_fall(batch& over);
   void adopt(finished_item& item, const batch& of, const deposit_key& key);
@@ -140,6 +148,9 @@ class pool_machine final : public pool_core, private pool_hands {
   void look_at_time(unsigned worker, clock::time_point now);
   [[nodiscard]] task_clock::limits limits_of(const batch& of) const;
   void look_by(clock::time_point when);
+  /// Is a worker stopped, or starved, with something that another one could do?
+  void look_for_stuck_ones(clock::time_point now);
+  void look_whether_it_begins();
   [[nodiscard]] bool all_gone() const;
 
   // --- workers' lives (workers.cpp)
@@ -205,6 +216,7 @@ class pool_machine final : public pool_core, private pool_hands {
 
   platform::bell_set service_bells_;
   std::optional<clock::time_point> service_sleeps_until_;
+  std::optional<clock::time_point> begin_look_;  ///< when to look whether all that was sent has begun
   const std::shared_ptr<platform::doorbell> deaths_ = std::make_shared<platform::doorbell>();
   bool end_service_ = false;
   bool delete_by_service_ = false;

@@ -107,6 +107,19 @@ class pool_map_run final : public map_run {
   void end_of_input() override { input_ended_ = true; }
 
   std::optional<map_result> next() override {
+    if (is_over_) return std::nullopt;
+    try {
+      return next_or_error();
+    } catch (...) {
+      // Of the input that is left nothing is read.
+      if (!is_over_) stop();
+      throw;
+    }
+  }
+  [[nodiscard]] bool is_over() const override { return is_over_; }
+
+ private:
+  std::optional<map_result> next_or_error() {
     for (;;) {
       report_progress();
       if (first_error_) stop_for_error();
@@ -125,8 +138,12 @@ class pool_map_run final : public map_run {
     if (input_ended_ && !failures_.empty()) throw PoolErrors(std::exchange(failures_, {}));
     return std::nullopt;
   }
-
- private:
+  void stop() {
+    is_over_ = stopped_ = input_ended_ = true;
+    given_out_ = read_;
+    if (machine_.owner() == platform::process_number()) machine_.drop_waiting(owner_);
+    ready_ = result_queue(order::completion);
+  }
   void take(delivery&& one) {
     one.bytes.select(0, one.bytes.arrived());
     auto bytes = std::make_shared<reply_bytes>(std::move(one.bytes));
@@ -196,8 +213,7 @@ class pool_map_run final : public map_run {
     }
   }
   [[noreturn]] void stop_for_error() {
-    stopped_ = input_ended_ = true;
-    machine_.drop_waiting(owner_);
+    stop();
     if (machine_.plan().given.on_error == on_error::immediate_wait_others) {
       // What has begun ends by itself.
       for (;;) {
@@ -205,10 +221,7 @@ class pool_map_run final : public map_run {
         if (more.empty()) break;
       }
     }
-    given_out_ = read_;
-    const std::exception_ptr error = std::exchange(first_error_, nullptr);
-    ready_ = result_queue(order::completion);
-    std::rethrow_exception(error);
+    std::rethrow_exception(std::exchange(first_error_, nullptr));
   }
 
   const std::shared_ptr<pool_core> core_;
@@ -221,7 +234,7 @@ class pool_map_run final : public map_run {
 
   std::uint64_t read_ = 0, given_out_ = 0;
   std::uint64_t done_ = 0, failed_ = 0, reported_ = 0;
-  bool input_ended_ = false, stopped_ = false;
+  bool input_ended_ = false, stopped_ = false, is_over_ = false;
   bool at_leisure_ = false, added_ = false, source_is_slow_ = false;  ///< since the last result was given out
   std::optional<platform::clock::time_point> begun_;
   platform::clock::time_point given_out_at_, looked_;

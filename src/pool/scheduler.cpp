@@ -1,6 +1,7 @@
 #include "scheduler.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace pynisher::detail {
 
@@ -23,10 +24,9 @@ void pool_scheduler::open() {
   }
 }
 
-void pool_scheduler::submit(job& what) {
+void pool_scheduler::add(job& what) {
   if (stopped_) return hands_.give_up(what);
   backlog_.push_back(&what);
-  go_on();
 }
 
 void pool_scheduler::submit_again(job& what) {
@@ -39,6 +39,24 @@ void pool_scheduler::ready(unsigned worker) {
   w.now = state::ready;
   w.given = 0;
   w.failed_starts = 0;
+  w.stuck = false;
+  go_on();
+}
+
+bool pool_scheduler::stuck(unsigned worker) {
+  auto& w = workers_[worker];
+  if (stopped_ || w.now != state::ready || w.lane.empty() || !backlog_.empty()) return false;
+  const bool was_stuck = std::exchange(w.stuck, true);
+  if (!somebody_is_idle(left(*w.lane.back())) || !take_back_last(worker)) {
+    w.stuck = was_stuck;
+    return false;
+  }
+  go_on();
+  return true;
+}
+
+void pool_scheduler::awake(unsigned worker) {
+  workers_[worker].stuck = false;
   go_on();
 }
 
@@ -66,7 +84,7 @@ bool pool_scheduler::item_ended(unsigned worker) {
   ++first.ended;
   first.failures = 0;
   w.vain_deaths = 0;
-  w.holds_on = false;
+  w.holds_on = w.stuck = false;
   if (first.ended < first.items) return false;
   w.lane.pop_front();
   go_on();
@@ -77,7 +95,7 @@ pool_scheduler::death pool_scheduler::ended(unsigned worker, bool begun, bool wa
   auto& w = workers_[worker];
   const bool in_order = w.now == state::retiring && w.lane.empty();
   w.now = state::none;
-  w.holds_on = false;
+  w.holds_on = w.stuck = false;
   // A worker may lie about not having begun; it does not keep a job going round for ever by that.
   if (!w.lane.empty() && !begun && ++w.vain_deaths >= most_vain_deaths) begun = true;
 
@@ -130,15 +148,16 @@ void pool_scheduler::cancel(std::uint64_t owner) {
   for (job* what : backlog_) {
     if (what->owner == owner) what->cancelled = true;
   }
-  std::deque<job*> kept;
+  // In its place: whoever has run out of memory lets go of a map by this.
+  auto kept = backlog_.begin();
   for (job* what : backlog_) {
     if (what->cancelled) {
       hands_.give_up(*what);
     } else {
-      kept.push_back(what);
+      *kept++ = what;
     }
   }
-  backlog_.swap(kept);
+  backlog_.erase(kept, backlog_.end());
   for (unsigned i = 0; i < workers_.size(); ++i) cancel_in_lane(i);
   go_on();
 }
@@ -184,15 +203,16 @@ bool pool_scheduler::is_worn_out(const station& w, std::size_t items) const {
   return rules_.tasks_per_worker != 0 && w.given > 0 && w.given + items > rules_.tasks_per_worker;
 }
 
-/// The next of the backlog to whom has least.
+/// The next of the backlog to whom has least; to one that is stuck only if all others have enough.
 bool pool_scheduler::send_next() {
   if (backlog_.empty()) return false;
   job& next = *backlog_.front();
   station* least = nullptr;
   for (auto& w : workers_) {
     if (w.now != state::ready || w.lane.size() >= rules_.depth || is_worn_out(w, left(next))) continue;
-    if (least == nullptr || w.lane.size() < least->lane.size()) least = &w;
-    if (least->lane.empty()) break;
+    const auto has = [](const station& one) { return std::pair(one.stuck, one.lane.size()); };
+    if (least == nullptr || has(w) < has(*least)) least = &w;
+    if (least->lane.empty() && !least->stuck) break;
   }
   if (least == nullptr) return false;
   backlog_.pop_front();
@@ -213,10 +233,13 @@ bool pool_scheduler::move_work() {
   }
   if (most == nullptr) return false;
   const std::size_t items = left(*most->lane.back());
-  const bool idle = std::any_of(workers_.begin(), workers_.end(), [&](const station& w) {
-    return w.now == state::ready && w.lane.empty() && !is_worn_out(w, items);
+  return somebody_is_idle(items) && take_back_last(static_cast<unsigned>(most - workers_.data()));
+}
+
+bool pool_scheduler::somebody_is_idle(std::size_t for_items) const {
+  return std::any_of(workers_.begin(), workers_.end(), [&](const station& w) {
+    return w.now == state::ready && w.lane.empty() && !w.stuck && !is_worn_out(w, for_items);
   });
-  return idle && take_back_last(static_cast<unsigned>(most - workers_.data()));
 }
 
 bool pool_scheduler::retire_worn_out() {

@@ -58,10 +58,21 @@ class pool_scheduler {
 
   /// Has all workers started.
   void open();
-  void submit(job& what);
+  void submit(job& what) {
+    add(what);
+    go_on();
+  }
+  /// The same in two steps. `add` throws before anything has happened, `std::bad_alloc`; not once the pool is stopped.
+  void add(job& what);
+  void go_on();
   /// One that is to be run again: before all others.
   void submit_again(job& what);
   void ready(unsigned worker);
+  /// The worker has had its first job for longer than it takes to begin: it may be stopped. Whoever is idle gets the
+  /// job, and the worker no further one that somebody else has room for, until it is `awake`. False: nobody is idle.
+  bool stuck(unsigned worker);
+  /// It was only slow.
+  void awake(unsigned worker);
   /// The worker could not be made. False: the pool is broken now.
   bool start_failed(unsigned worker);
   /// Somebody else has ended it before it was made, which says nothing of the next one.
@@ -93,6 +104,7 @@ class pool_scheduler {
   [[nodiscard]] bool is_stopped() const { return stopped_; }
   [[nodiscard]] const std::deque<job*>& lane(unsigned worker) const { return workers_[worker].lane; }
   [[nodiscard]] bool is_ready(unsigned worker) const { return workers_[worker].now == state::ready; }
+  [[nodiscard]] bool is_stuck(unsigned worker) const { return workers_[worker].stuck; }
   [[nodiscard]] std::size_t backlog() const { return backlog_.size(); }
   [[nodiscard]] bool is_idle() const;
 
@@ -104,17 +116,18 @@ class pool_scheduler {
     std::size_t given = 0;       ///< items since it was started
     unsigned failed_starts = 0;  ///< in a row
     unsigned vain_deaths = 0;    ///< in a row, with jobs that it had not begun
+    bool stuck = false;
     bool holds_on =
         false;  ///< its last job could not be taken back; not to be asked again before something has changed
   };
 
   [[nodiscard]] death charge(job& first, bool may_be_tried_again) const;
-  void go_on();
   bool send_next();
   bool move_work();
   bool retire_worn_out();
   [[nodiscard]] bool is_worn_out(const station& w, std::size_t items) const;
   void put_back(job& what);
+  [[nodiscard]] bool somebody_is_idle(std::size_t for_items) const;
   bool take_back_last(unsigned from);
   void cancel_in_lane(unsigned in);
 

@@ -25,6 +25,9 @@ using namespace std::chrono_literals;
 
 /// Between SIGTERM and SIGKILL.
 constexpr auto time_for_sigterm = 1s;
+/// A worker that waits begins at once, even on a busy machine.
+constexpr auto time_to_begin = 100ms;
+
 }  // namespace
 
 // --- a pool's life --------------------------------------------------------------------------------------------------
@@ -62,20 +65,21 @@ void pool_machine::open() {
 }
 
 void pool_machine::close() {
-  {
-    lock held(mutex_);
-    closing_ = true;
-    scheduler_.stop();
-    for (slot& one : slots_) {
-      if (one.lane) one.lane->close();
-    }
-    service_bells_.wake();
-    const auto gone = [this] { return all_gone(); };
-    if (!changed_.wait_until(held, clock::now() + std::min(plan_.join_timeout, platform::longest_wait), gone)) {
-      for (unsigned i = 0; i < slots_.size(); ++i) kill(i, ended_for::cancelled);
-      // Processes end now. Threads that did not end are left alone.
-      if (plan_.given.backend == backend::processes) changed_.wait(held, gone);
-    }
+  refuse_copies();
+  lock held(mutex_);
+  closing_ = true;
+  scheduler_.stop();
+  for (slot& one : slots_) {
+    if (one.lane) one.lane->close();
+  }
+  service_bells_.wake();
+  // It would wait for itself.
+  if (is_own_thread()) return;
+  const auto gone = [this] { return all_gone(); };
+  if (!changed_.wait_until(held, clock::now() + std::min(plan_.join_timeout, platform::longest_wait), gone)) {
+    for (unsigned i = 0; i < slots_.size(); ++i) kill(i, ended_for::cancelled);
+    // Processes end now. Threads that did not end are left alone.
+    if (plan_.given.backend == backend::processes) changed_.wait(held, gone);
   }
 }
 
@@ -124,6 +128,7 @@ bool pool_machine::all_gone() const {
 }
 
 bool pool_machine::wait_until_idle(std::optional<clock::time_point> until) {
+  refuse_copies();
   lock held(mutex_);
   const auto idle = [this] { return singles_.empty() && finished_singles_.empty() && singles_called_back_ == 0; };
   if (until) return changed_.wait_until(held, *until, idle);
@@ -132,11 +137,13 @@ bool pool_machine::wait_until_idle(std::optional<clock::time_point> until) {
 }
 
 void pool_machine::end_workers(bool kill_at_once) {
+  refuse_copies();
   {
     lock held(mutex_);
     closing_ = true;
     scheduler_.stop();
-    if (!kill_at_once) {
+    // Threads hear no signal.
+    if (!kill_at_once && plan_.given.backend == backend::processes && !is_own_thread()) {
       for (slot& one : slots_) {
         if (!one.life) continue;
         if (one.killed_for == ended_for::nothing) {
@@ -153,11 +160,13 @@ void pool_machine::end_workers(bool kill_at_once) {
 }
 
 std::exception_ptr pool_machine::broken() {
+  refuse_copies();
   const lock held(mutex_);
   return broken_;
 }
 
 std::vector<std::int64_t> pool_machine::pids() {
+  refuse_copies();
   const lock held(mutex_);
   std::vector<std::int64_t> all;
   for (const slot& one : slots_) all.push_back(one.life ? one.life->pid() : -1);
@@ -182,6 +191,8 @@ void pool_machine::serve() {
       if (slots_[i].next_look) look_again(*slots_[i].next_look);
       if (slots_[i].start_wanted) look_again(slots_[i].start_after);
     }
+    if (begin_look_ && *begin_look_ <= now) look_for_stuck_ones(now);
+    if (begin_look_) look_again(*begin_look_);
     bool more = false;
     if (service_watches_) {
       for (const slot& one : slots_) {
@@ -251,12 +262,37 @@ void pool_machine::look_at_time(unsigned worker, clock::time_point now) {
   at.next_look = decided.next_look;
   if (decided.which == task_clock::over::nothing) return;
   const auto cause = decided.which == task_clock::over::wall_time ? ended_for::wall_time : ended_for::cpu_time;
-  if (kill_for_its_item(worker, cause)) {
-    at.never_began = !seen.begun;
-  } else {
-    // At what it is at now.
-    at.next_look = now;
+  // Else at what it is at now.
+  if (!kill_for_its_item(worker, cause)) at.next_look = now;
+}
+
+void pool_machine::look_for_stuck_ones(clock::time_point now) {
+  begin_look_.reset();
+  bool is_busy = false;
+  for (unsigned i = 0; i < slots_.size(); ++i) {
+    slot& at = slots_[i];
+    const auto& lane = scheduler_.lane(i);
+    const job* const waited_with = std::exchange(at.waits_with, nullptr);
+    if (!at.lane || !at.made || at.killed_for != ended_for::nothing) continue;
+    is_busy = is_busy || !lane.empty();
+    const std::int64_t looked_for_work = at.lane->item_began();
+    if (scheduler_.is_stuck(i) && looked_for_work != at.stuck_at) scheduler_.awake(i);
+    if (lane.empty() || at.lane->has_begun()) continue;
+    at.waits_with = lane.front();
+    const bool is_the_same = waited_with == lane.front() && at.waits_at == at.items;
+    at.waits_at = at.items;
+    if (!is_the_same || !scheduler_.stuck(i)) continue;
+    at.stuck_at = looked_for_work;
+    at.lane->wake_worker();
   }
+  if (is_busy) begin_look_ = now + time_to_begin;
+}
+
+/// Called when something was sent to a worker that had nothing.
+void pool_machine::look_whether_it_begins() {
+  if (begin_look_ || slots_.size() < 2) return;
+  begin_look_ = clock::now() + time_to_begin;
+  look_by(*begin_look_);
 }
 
 task_clock::limits pool_machine::limits_of(const batch& of) const {

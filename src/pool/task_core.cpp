@@ -12,6 +12,7 @@
 #include <pynisher/detail/pool/core.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/format.hpp>
+#include <pynisher/pool_errors.hpp>
 
 #include "../platform/contract.hpp"
 #include "../supervised_call.hpp"
@@ -73,11 +74,15 @@ void task_runner::start_thread() {
   }
 }
 
+void task_runner::start() {
+  const std::lock_guard lock(shared_->mutex);
+  if (!shared_->finished && !shared_->thread.joinable()) start_thread();
+}
+
 void task_runner::post(std::function<void()> what) {
   {
     const std::lock_guard lock(shared_->mutex);
-    if (!shared_->finished) {
-      if (!shared_->thread.joinable()) start_thread();
+    if (!shared_->finished && shared_->thread.joinable()) {
       shared_->waiting.push_back(std::move(what));
       shared_->changed.notify_one();
       return;
@@ -194,11 +199,18 @@ raw_outcome raised_here(std::exception_ptr error) {
   return outcome;
 }
 
-task_core::task_core(std::shared_ptr<task_runner> runner) : runner_(std::move(runner)) {}
+task_core::task_core(std::shared_ptr<task_runner> runner)
+    : owner_(platform::process_number()), runner_(std::move(runner)) {}
 task_core::~task_core() = default;
+
+bool task_core::is_copy() const { return owner_ != platform::process_number(); }
+void task_core::refuse_copies() const {
+  if (is_copy()) throw BrokenPoolError("the task belongs to the process that submitted it, and this is a copy of that");
+}
 
 bool task_core::wait(std::optional<clock::time_point> until) {
   if (done_) return true;
+  refuse_copies();
   std::unique_lock lock(mutex_);
   const auto done = [this] { return done_.load(); };
   if (until) return changed_.wait_until(lock, *until, done);
@@ -211,6 +223,7 @@ bool task_core::is_cancelled() { return done_ && outcome_.verdict == verdict::ca
 bool task_core::has_failed() { return done_ && outcome_.error && outcome_.verdict != verdict::cancelled; }
 
 bool task_core::is_running() {
+  if (is_copy()) return false;
   std::shared_ptr<pool_core> pool;
   std::uint64_t ticket = 0;
   {
@@ -223,6 +236,7 @@ bool task_core::is_running() {
 }
 
 bool task_core::cancel(bool kill) {
+  if (is_copy()) return is_cancelled();
   std::shared_ptr<pool_core> pool;
   std::uint64_t ticket = 0;
   {
@@ -243,7 +257,9 @@ bool task_core::cancel(bool kill) {
 }
 
 void task_core::when_done(std::function<void()> tell) {
-  {
+  if (!done_) {
+    refuse_copies();
+    if (runner_) runner_->start();
     const std::lock_guard lock(mutex_);
     if (!done_) {
       followers_.push_back(std::move(tell));
@@ -254,7 +270,8 @@ void task_core::when_done(std::function<void()> tell) {
 }
 
 void task_core::add_waiter(std::shared_ptr<task_waiter> waiter, std::size_t as) {
-  {
+  if (!done_) {
+    refuse_copies();
     const std::lock_guard lock(mutex_);
     if (!done_) {
       waiters_.push_back({std::move(waiter), as});
@@ -265,6 +282,7 @@ void task_core::add_waiter(std::shared_ptr<task_waiter> waiter, std::size_t as) 
 }
 
 void task_core::remove_waiter(const std::shared_ptr<task_waiter>& waiter) {
+  if (is_copy()) return;
   const std::lock_guard lock(mutex_);
   std::erase_if(waiters_, [&waiter](const awaited& one) { return one.by == waiter; });
 }

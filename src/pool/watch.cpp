@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <new>
 #include <utility>
 
 #include "machine.hpp"
@@ -16,16 +17,19 @@ using namespace std::chrono_literals;
 constexpr auto spin_time = 50us;
 /// What still runs of a map that nobody wants any more has so long to end by itself: most do, and keep their worker.
 constexpr auto grace = 100ms;
+constexpr auto pause_without_memory = 5ms;
 
 }  // namespace
 
 std::uint64_t pool_machine::attach(map_sink& sink) {
+  refuse_copies();
   const lock held(mutex_);
   sinks_[++last_owner_] = &sink;
   return last_owner_;
 }
 
 std::vector<delivery> pool_machine::collect(map_sink& sink, bool wait) {
+  refuse_copies();
   lock held(mutex_);
   for (;;) {
     take_all_results();
@@ -49,11 +53,12 @@ void pool_machine::watch(lock& held, map_sink& sink, std::optional<clock::time_p
     sink.sleeps = false;
     return;
   }
-  watcher_ = &sink;
   std::vector<std::shared_ptr<lane_end>> lanes;
+  lanes.reserve(slots_.size());
   for (const slot& one : slots_) {
     if (one.lane) lanes.push_back(one.lane);
   }
+  watcher_ = &sink;
   const auto tell = [&lanes](std::uint32_t watcher) {
     for (const auto& one : lanes) one->set_watcher(watcher);
   };
@@ -89,16 +94,39 @@ void pool_machine::hand_on_the_watch(const map_sink& by) {
 
 void pool_machine::drop_waiting(std::uint64_t owner) {
   const lock held(mutex_);
+  sinks_.at(owner)->is_dropped = true;
   scheduler_.cancel(owner);
 }
 
+/// Where there is no memory for what a worker has sent, it is that worker's end.
+void pool_machine::take_results_of_the_dropped() {
+  for (unsigned i = 0; i < slots_.size(); ++i) {
+    try {
+      if (slots_[i].lane && slots_[i].lane->has_news()) take_results(i);
+    } catch (const std::bad_alloc&) {
+      if (plan_.given.backend == backend::threads) continue;
+      kill(i, ended_for::too_large);
+      slots_[i].killed_for = ended_for::too_large;
+    }
+  }
+}
+
+/// In a destructor, perhaps because memory has run out.
 void pool_machine::detach(std::uint64_t owner, map_sink& sink) {
+  // Dropped without the mutex: what came may hold the application's things.
+  std::vector<delivery> unread;
   lock held(mutex_);
+  // From here on nothing arrives, so that it is known for one that waits.
+  sink.is_dropped = true;
+  unread.swap(sink.arrived);
+  held.unlock();
+  unread.clear();
+  held.lock();
   scheduler_.cancel(owner);
   const auto until = clock::now() + grace;
   bool killed = false;
   for (;;) {
-    take_all_results();
+    take_results_of_the_dropped();
     if (sink.on_their_way == 0) break;
     if (!killed && clock::now() >= until) {
       killed = true;
@@ -113,7 +141,11 @@ void pool_machine::detach(std::uint64_t owner, map_sink& sink) {
         }
       }
     }
-    watch(held, sink, killed ? std::nullopt : std::optional(until));
+    try {
+      watch(held, sink, killed ? std::nullopt : std::optional(until));
+    } catch (const std::bad_alloc&) {
+      sink.wake.wait_until(held, clock::now() + pause_without_memory);
+    }
   }
   sinks_.erase(owner);
   hand_on_the_watch(sink);

@@ -74,7 +74,7 @@ void pool_machine::start_worker(unsigned worker, lock& held) {
     held.lock();
   }
   at.start_wanted = false;
-  at.made = at.retiring = at.never_began = false;
+  at.made = at.retiring = false;
   at.killed_for = ended_for::nothing;
   at.words = {};
   at.refusal.reset();
@@ -172,7 +172,7 @@ void pool_machine::bury(unsigned worker, lock& held) {
     const last_item item = last_item_of(worker);
     charge(worker, item, scheduler_.lost(worker), outcome_of_killed(at, item));
   }
-  const bool charged = !innocent && (at.lane->has_begun() || at.never_began || lied);
+  const bool charged = !innocent && (at.lane->has_begun() || lied);
   const last_item item = last_item_of(worker);
   if (cause != ended_for::nothing) {
     // Texts only: nothing of the application's runs in this.
@@ -186,6 +186,8 @@ void pool_machine::bury(unsigned worker, lock& held) {
   if (!wanted && plan_.given.on_death == on_death::break_pool && !broken_) broken_ = end.error;
   forget_worker(worker);
   charge(worker, item, scheduler_.ended(worker, charged, wanted), std::move(end));
+  // Nobody else will be made any more.
+  if (opening_ && scheduler_.is_stopped() && !not_opened_) not_opened_ = broken_;
   changed_.notify_all();
 }
 

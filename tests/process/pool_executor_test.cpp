@@ -1,6 +1,7 @@
 // Executors: tasks by every start method, and in threads.
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 #include <stop_token>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -869,6 +871,164 @@ TEST_P(PoolExecutorProcesses, IsNotACopysToEnd) {
   ASSERT_EQ(::waitpid(copy, &status, 0), copy);
   EXPECT_EQ(status, 0);
   EXPECT_EQ(pool->submit(own_pid).get(), pid);
+}
+
+TEST_P(PoolExecutor, IsNotACopysToUse) {
+  pool_executor pool(with({.workers = 1, .window = 3}));
+  gate held_up;
+  const auto runs = pool.submit(wait_at, held_up.path());
+  held_up.await_task();
+  const auto queued = pool.submit(twice, 1);
+  auto results = pool.map(twice, std::vector<int>(10, 2));
+  auto at = results.begin();
+  const pid_t copy = ::fork();
+  if (copy == 0) {
+    const auto is_refused = [](const auto& what) {
+      try {
+        what();
+      } catch (const BrokenPoolError&) {
+        return true;
+      }
+      return false;
+    };
+    bool fine = !queued.cancel() && !runs.cancel(pynisher::kill) && !runs.running() && !queued.done();
+    fine = is_refused([&] { static_cast<void>(pool.submit(twice, 1)); }) && fine;
+    fine = is_refused([&] { queued.wait(); }) && fine;
+    fine = is_refused([&] { static_cast<void>(queued.then([](int n) { return n; })); }) && fine;
+    fine = is_refused([&] { static_cast<void>(pynisher::wait(std::vector{queued})); }) && fine;
+    fine = is_refused([&] { pool.shutdown(); }) && fine;
+    fine = is_refused([&] { pool.kill_workers(); }) && fine;
+    fine = is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
+    { const auto gone = std::move(results); }
+    { const auto gone = std::move(pool); }
+    ::_exit(fine ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(copy, &status, 0), copy);
+  EXPECT_EQ(status, 0);
+  held_up.open();
+  EXPECT_EQ(queued.get(), 2);
+  int count = 0;
+  for (; at != results.end(); ++at) count += *at;
+  EXPECT_EQ(count, 40);
+}
+
+/// There can be no further thread while it lives: none has room for such a stack.
+class no_threads {
+ public:
+  no_threads() {
+    ::pthread_getattr_default_np(&usual_);
+    ::pthread_attr_t huge;
+    ::pthread_getattr_default_np(&huge);
+    ::pthread_attr_setstacksize(&huge, std::size_t{1} << 60);
+    ::pthread_setattr_default_np(&huge);
+    ::pthread_attr_destroy(&huge);
+  }
+  no_threads(const no_threads&) = delete;
+  no_threads& operator=(const no_threads&) = delete;
+  ~no_threads() {
+    ::pthread_setattr_default_np(&usual_);
+    ::pthread_attr_destroy(&usual_);
+  }
+
+ private:
+  ::pthread_attr_t usual_;
+};
+
+TEST_P(PoolExecutor, NeedsNoFurtherThreadOnceItIsMade) {
+  std::atomic<int> told{0};
+  {
+    auto wanted = with();
+    wanted.progress = [&told](const pynisher::pool_progress& /*now*/) { ++told; };
+    pool_executor pool(std::move(wanted));
+    const no_threads none;
+    EXPECT_EQ(pool.submit(twice, 1).get(), 2);
+  }
+  EXPECT_EQ(told, 1);
+}
+
+TEST_P(PoolExecutor, SaysWhereItCannotEndLater) {
+  pool_executor pool(with());
+  {
+    const no_threads none;
+    EXPECT_THROW(pool.shutdown(false), std::system_error);
+    EXPECT_EQ(pool.submit(twice, 1).get(), 2) << "nothing has happened";
+  }
+  pool.shutdown(false);
+  EXPECT_THROW(static_cast<void>(pool.submit(twice, 1)), BrokenPoolError);
+}
+
+TEST_P(PoolExecutor, ThatWasMovedFromSaysSo) {
+  pool_executor first(with());
+  pool_executor second = std::move(first);
+  EXPECT_THROW(static_cast<void>(first.submit(twice, 1)), std::logic_error);
+  EXPECT_THROW(static_cast<void>(first.map(twice, std::vector{1})), std::logic_error);
+  EXPECT_THROW(first.shutdown(), std::logic_error);
+  EXPECT_THROW(first.kill_workers(), std::logic_error);
+  EXPECT_THROW(first.terminate_workers(), std::logic_error);
+  EXPECT_THROW(static_cast<void>(first.pids()), std::logic_error);
+  EXPECT_EQ(second.submit(twice, 1).get(), 2);
+}
+
+TEST_P(PoolExecutor, RefusesOptionsThatWouldDoNothing) {
+  const auto refusal = [](pool_options wanted) {
+    try {
+      static_cast<void>(pool_executor(with(std::move(wanted))));
+    } catch (const std::invalid_argument& e) {
+      return std::string(e.what());
+    }
+    return std::string("none");
+  };
+  EXPECT_THAT(refusal({.passing = pynisher::passing::unpack}), ::testing::StartsWith("passing: "));
+  EXPECT_THAT(refusal({.passing = pynisher::passing::named}), ::testing::StartsWith("passing: "));
+  EXPECT_THAT(refusal({.on_error = pynisher::on_error::collect}), ::testing::StartsWith("on_error: "));
+  EXPECT_THAT(refusal({.on_error = pynisher::on_error::immediate}), ::testing::StartsWith("on_error: "));
+  EXPECT_EQ(refusal({.chunk = 2, .window = 8, .retries = 1, .join_timeout = 1s}), "none");
+}
+
+TEST(PoolExecutorThreads, ATaskMayEndTheWorkersAndItself) {
+  for (const bool kill : {false, true}) {
+    pool_executor pool({.workers = 2, .backend = pynisher::backend::threads, .join_timeout = 1h});
+    const auto ended = pool.submit([&pool, kill] {
+      kill ? pool.kill_workers() : pool.terminate_workers();
+      return 7;
+    });
+    EXPECT_EQ(ended.get(), 7) << "it goes on";
+    EXPECT_THROW(static_cast<void>(pool.submit(twice, 1)), BrokenPoolError);
+  }
+}
+
+/// Throws what is no std::exception: 13 where it is packed, 14 where it is unpacked.
+struct ill_mannered {
+  int value = 0;
+  template <class Archive>
+  void save(Archive& archive) const {
+    if (value == 13) throw value;
+    archive(value);
+  }
+  template <class Archive>
+  void load(Archive& archive) {
+    archive(value);
+    if (value == 14) throw value;
+  }
+};
+ill_mannered make_ill_mannered(int value) { return {value}; }
+int value_of(ill_mannered what) { return what.value; }
+
+TEST_P(PoolExecutorProcesses, WhatThrowsNoExceptionCostsItsTaskOnly) {
+  pool_executor pool(with());
+  for (const int value : {13, 14}) {
+    for (const bool comes_back : {false, true}) {
+      const auto outcome =
+          comes_back ? [](const auto& of) { return of.get_outcome().verdict(); }(pool.submit(make_ill_mannered, value))
+                     : pool.submit(value_of, ill_mannered{value}).get_outcome().verdict();
+      EXPECT_NE(outcome, verdict::returned) << value << comes_back;
+    }
+  }
+  EXPECT_THROW(pool.submit(make_ill_mannered, 13).get(), pynisher::SerializationException);
+  EXPECT_THROW(pool.submit(make_ill_mannered, 14).get(), pynisher::SerializationException);
+  EXPECT_THROW(pool.submit(value_of, ill_mannered{13}).get(), pynisher::SerializationException);
+  EXPECT_EQ(pool.submit(value_of, ill_mannered{1}).get(), 1);
 }
 
 // --- progress

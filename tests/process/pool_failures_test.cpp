@@ -306,6 +306,84 @@ TEST_P(PoolDeaths, AWorkerThatIsKilledBeforeItIsMadeIsReplacedAsOftenAsThatHappe
   for (auto&& one : pool.map(numbers(3))) EXPECT_TRUE(one.ok()) << one.what();
 }
 
+/// The second one ends the first, which is there to be used, and never comes to an end itself.
+struct deadly_neighbour {
+  deadly_neighbour(const std::string& log, int number) {
+    if (number == 0) {
+      support::log_process(log.c_str());
+      return;
+    }
+    support::await_logged(log, 1);
+    // By then the first one says that it is made; if not, the pool hears of a death all the same.
+    ::usleep(20'000);
+    ::kill(support::logged_processes(log).front(), SIGKILL);
+    for (;;) ::pause();
+  }
+  int operator()(int x) { return x; }
+};
+
+TEST_P(PoolDeaths, BreakThePoolThatIsBeingMade) {
+  support::process_log log;
+  const auto make = [&] {
+    pynisher::worker_pool<deadly_neighbour>(with({.workers = 2, .on_death = on_death::break_pool}),
+                                            pynisher::shared(log.path()), pynisher::per_worker(0, 1));
+  };
+  EXPECT_THROW(make(), pynisher::SignalException);
+}
+
+/// Two that wait for each other: each in a worker of its own.
+int meets(const std::string& log, std::size_t how_many) {
+  support::log_process(log.c_str());
+  support::await_logged(log, how_many);
+  return ::getpid();
+}
+
+/// Comes back when it runs no further.
+void stop_worker(pid_t worker) {
+  ::kill(worker, SIGSTOP);
+  support::await([worker] {
+    std::ifstream stat("/proc/" + std::to_string(worker) + "/stat");
+    std::string text;
+    std::getline(stat, text);
+    const auto name_ends = text.rfind(") ");
+    return name_ends != std::string::npos && text[name_ends + 2] == 'T';
+  });
+}
+
+// Nobody ends it: it may only be slow. But nobody waits for it either, where another one is idle.
+TEST_P(PoolDeaths, AWorkerThatIsStoppedHoldsUpNobody) {
+  for (const order wanted : {order::input, order::completion}) {
+    for (const std::size_t chunk : {1u, 3u}) {
+      auto pool = make_pool(with({.workers = 2, .chunk = chunk}), &fails_at_three);
+      const auto stopped = static_cast<pid_t>(pool.pids().front());
+      stop_worker(stopped);
+      std::size_t count = 0;
+      for (auto&& one : pool.map(std::vector<int>(20, 1), wanted)) {
+        EXPECT_TRUE(one.ok()) << one.what();
+        EXPECT_EQ(one.worker(), 1u);
+        ++count;
+      }
+      EXPECT_EQ(count, 20u);
+      ::kill(stopped, SIGCONT);
+      EXPECT_EQ(static_cast<pid_t>(pool.pids().front()), stopped) << "it lives";
+    }
+  }
+}
+
+TEST_P(PoolDeaths, AWorkerThatGoesOnHasItsShareAgain) {
+  support::process_log log;
+  pynisher::pool_executor pool(with({.workers = 2}));
+  const auto stopped = static_cast<pid_t>(pool.pids().front());
+  stop_worker(stopped);
+  std::vector<pynisher::task_future<int>> tasks;
+  for (int i = 0; i < 4; ++i) tasks.push_back(pool.submit(fails_at_three, 1));
+  for (const auto& one : tasks) EXPECT_EQ(one.get(), 1);
+  ::kill(stopped, SIGCONT);
+  const auto one = pool.submit(meets, log.path(), std::size_t{2});
+  const auto other = pool.submit(meets, log.path(), std::size_t{2});
+  EXPECT_NE(one.get(), other.get());
+}
+
 /// Its constructor ends its own process, but for the first time.
 struct made_once {
   explicit made_once(const std::string& log) {

@@ -301,18 +301,86 @@ TEST_P(PoolMap, ResultsAreMovedWithWhatIsOnItsWay) {
   EXPECT_EQ(values_of(std::move(second)), (std::vector{4, 9, 16, 25}));
 }
 
+TEST_P(PoolMap, IsOverOnceItHasThrown) {
+  auto pool = make_pool(with({.workers = 2, .on_error = pynisher::on_error::immediate}), [](int i) {
+    if (i == 3) throw std::domain_error("three");
+    return i;
+  });
+  int taken = 0;
+  auto results = pool.map(counted(1000, taken));
+  const auto read_all = [&] {
+    for (auto&& one : results) EXPECT_LT(one.value(), 3);
+  };
+  EXPECT_THROW(read_all(), std::domain_error);
+  const int taken_then = taken;
+  auto at = results.begin();
+  EXPECT_TRUE(at == results.end());
+  ++at;
+  EXPECT_TRUE(at == results.end());
+  EXPECT_EQ(taken, taken_then) << "what is left of the input is not read";
+  EXPECT_LT(taken, 1000);
+}
+
+TEST_P(PoolMap, IsOverOnceItsProgressHasThrown) {
+  for (const std::uint64_t fails_at : {1u, 3u}) {
+    auto pool = make_pool(with({.workers = 2,
+                                .progress =
+                                    [fails_at](const pynisher::pool_progress& now) {
+                                      if (now.done == fails_at) throw std::domain_error("enough");
+                                    }}),
+                          &square);
+    int taken = 0;
+    auto results = pool.map(counted(1000, taken), order::completion);
+    const auto read_all = [&] {
+      for (auto&& one : results) EXPECT_TRUE(one.ok());
+    };
+    EXPECT_THROW(read_all(), std::domain_error);
+    EXPECT_TRUE(results.begin() == results.end());
+    EXPECT_LT(taken, 1000);
+  }
+}
+
+/// What takes its time, so that whoever waits for results sleeps.
+int takes_its_time(const std::pair<std::string, int>& given) {
+  const auto& [answer, which] = given;
+  const auto until = std::chrono::steady_clock::now() + 90us;
+  while (std::chrono::steady_clock::now() < until) {
+  }
+  while (which == 2 && ::access(answer.c_str(), F_OK) != 0) ::usleep(200);
+  return which;
+}
+
+TEST_P(PoolMap, AResultDoesNotWaitForTheRestOfItsChunk) {
+  auto pool = make_pool(with({.workers = 1, .chunk = 3}), &takes_its_time);
+  support::call_log names;
+  const std::string answer = names.path() + "-answer";
+  for (int round = 0; round < 40; ++round) {
+    int seen = 0;
+    for (auto&& one : pool.map(std::views::iota(0, 3) |
+                               std::views::transform([&](int which) { return std::pair(answer, which); }))) {
+      EXPECT_EQ(one.value(), seen++);
+      // The third one waits for this.
+      if (seen == 2) std::fclose(std::fopen(answer.c_str(), "w"));
+    }
+    EXPECT_EQ(seen, 3);
+    ::unlink(answer.c_str());
+  }
+}
+
 /// Cannot be packed, or not be unpacked, where it says so.
 struct awkward {
   int value = 0;
   template <class Archive>
   void save(Archive& archive) const {
     if (value == 3) throw std::runtime_error("three does not travel");
+    if (value == 9) throw 9;
     archive(value);
   }
   template <class Archive>
   void load(Archive& archive) {
     archive(value);
     if (value == 5) throw std::runtime_error("five does not arrive");
+    if (value == 10) throw 10;
   }
 };
 awkward same(awkward what) { return {what.value == 7 ? 3 : what.value == 8 ? 5 : what.value}; }
@@ -330,7 +398,7 @@ TEST_P(PoolMap, WhatCannotBePackedOrUnpackedCostsOnlyItself) {
         failed.push_back(one.index());
       }
     }
-    EXPECT_THAT(failed, ElementsAre(3u, 5u, 7u, 8u));
+    EXPECT_THAT(failed, ElementsAre(3u, 5u, 7u, 8u, 9u, 10u));
   }
 }
 

@@ -1,13 +1,17 @@
 // Workers: where and from what they are made, that none is left over.
 
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
+#include <concepts>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <ranges>
 #include <stdexcept>
 #include <string>
@@ -70,6 +74,13 @@ struct with_one {
   explicit with_one(int x) : own(x) {}
   int operator()(int item) const { return own + item; }
 };
+int twice(int x) { return 2 * x; }
+struct closing {
+  int operator()(std::uintptr_t pool) const {
+    reinterpret_cast<worker_pool<closing>*>(pool)->close();
+    return 7;
+  }
+};
 struct with_none {
   int operator()(int item) const { return item; }
 };
@@ -126,6 +137,98 @@ TEST_P(Workers, TheInitializerRunsOnceInEach) {
   for (auto&& one : pool.map(std::views::iota(0, 10))) EXPECT_EQ(one.value(), in_threads() ? 2 : 1);
   EXPECT_THROW(static_cast<void>(make_pool(with({.workers = 2, .initializer = &refuse_to_initialize}), &how_often)),
                std::length_error);
+}
+
+/// Has state, and perhaps cannot be copied.
+template <class Held>
+struct counting_initializer {
+  std::mutex* mutex;
+  std::vector<int>* seen;
+  std::atomic<int>* inside;
+  Held held{};
+  int calls = 0;
+  void operator()() {
+    const int at_once = ++*inside;
+    ++calls;
+    const std::lock_guard lock(*mutex);
+    seen->push_back(std::copy_constructible<Held> ? calls : at_once);
+    --*inside;
+  }
+};
+
+TEST(WorkerThreads, EachRunACopyOfTheInitializerOrTakeTurns) {
+  for (int round = 0; round < 20; ++round) {
+    std::mutex mutex;
+    std::vector<int> seen;
+    std::atomic<int> inside{0};
+    const auto make = [&](auto initializer) {
+      static_cast<void>(make_pool(
+          {.workers = 4, .backend = pynisher::backend::threads, .initializer = std::move(initializer)}, &twice));
+    };
+    make(counting_initializer<int>{&mutex, &seen, &inside});
+    EXPECT_THAT(seen, ElementsAre(1, 1, 1, 1)) << "calls of one object";
+    seen.clear();
+    make(counting_initializer<std::unique_ptr<int>>{&mutex, &seen, &inside});
+    EXPECT_THAT(seen, ElementsAre(1, 1, 1, 1)) << "threads at once in one object";
+  }
+}
+
+TEST(WorkerThreads, MayCloseTheirPool) {
+  worker_pool<closing> pool({.workers = 1, .backend = pynisher::backend::threads, .join_timeout = 1h});
+  for (auto&& one : pool.map(std::vector{reinterpret_cast<std::uintptr_t>(&pool)})) EXPECT_EQ(one.value(), 7);
+}
+
+TEST_P(Workers, OfAPoolThatWasMovedFromAreAnothers) {
+  auto pool = make_pool(with({.workers = 2}), &twice);
+  auto other = std::move(pool);
+  EXPECT_EQ(pool.workers(), 0u);
+  EXPECT_THROW(static_cast<void>(pool.pids()), std::logic_error);
+  EXPECT_THROW(static_cast<void>(pool.map(std::vector{1})), std::logic_error);
+  EXPECT_THROW(pool.close(), std::logic_error);
+  for (auto&& one : other.map(std::vector{1})) EXPECT_EQ(one.value(), 2);
+}
+
+// Its copies of the pool's mutexes may be locked by threads that it has not.
+TEST_P(Workers, AreNotAForkedCopys) {
+  auto pool = make_pool(with({.workers = 2, .window = 4}), &twice);
+  auto results = pool.map(std::views::iota(0, 100));
+  auto at = results.begin();
+  std::atomic<bool> stop{false};
+  // Somebody who has the mutex, most of the time.
+  std::thread other([&] {
+    while (!stop) static_cast<void>(pool.pids());
+  });
+  for (int round = 0; round < 10; ++round) {
+    const pid_t copy = ::fork();
+    if (copy == 0) {
+      const auto is_refused = [](const auto& what) {
+        try {
+          what();
+        } catch (const pynisher::BrokenPoolError&) {
+          return true;
+        }
+        return false;
+      };
+      bool fine = is_refused([&] { pool.close(); });
+      fine = is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
+      fine = is_refused([&] { static_cast<void>(pool.map(std::vector{1}).begin()); }) && fine;
+      fine = is_refused([&] {
+               for (int i = 0; i < 20; ++i) ++at;
+             }) &&
+             fine;
+      { const auto gone = std::move(results); }
+      { const auto gone = std::move(pool); }
+      ::_exit(fine ? 0 : 1);
+    }
+    int status = -1;
+    ASSERT_EQ(::waitpid(copy, &status, 0), copy);
+    EXPECT_EQ(status, 0);
+  }
+  stop = true;
+  other.join();
+  int value = 0;
+  for (; at != results.end(); ++at) EXPECT_EQ(at->value(), 2 * value++);
+  EXPECT_EQ(value, 100);
 }
 
 TEST_P(Workers, EndWithThePool) {

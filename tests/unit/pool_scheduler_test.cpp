@@ -107,6 +107,7 @@ class world final : public pool_hands {
     EXPECT_EQ(said, last);
     return last;
   }
+  bool seems_stuck(unsigned w) { return scheduler.stuck(w); }
   pool_scheduler::death die(unsigned w) {
     auto& one = workers[w];
     const bool begun = one.begun;
@@ -340,6 +341,45 @@ TEST(PoolScheduler, CancellingTakesBackWhatHasNotBegunAndLeavesOthersWork) {
   EXPECT_THAT(pool.workers[0].lane, ElementsAre(&runs, &others));
 }
 
+TEST(PoolScheduler, WhatAStuckWorkerHasNotBegunGoesToWhoeverIsIdle) {
+  world pool({.workers = 2});
+  pool.all_ready();
+  job& waits = pool.submit();
+  job& quick = pool.submit();
+  ASSERT_THAT(pool.workers[0].lane, ElementsAre(&waits));
+  EXPECT_FALSE(pool.seems_stuck(0)) << "nobody is idle";
+  EXPECT_THAT(pool.workers[0].lane, ElementsAre(&waits));
+  pool.end_item(1);
+  EXPECT_TRUE(pool.seems_stuck(0));
+  EXPECT_THAT(pool.workers[0].lane, IsEmpty());
+  EXPECT_THAT(pool.workers[1].lane, ElementsAre(&waits));
+  // It gets what nobody else has room for, and its full share once it is awake.
+  job& second = pool.submit();
+  EXPECT_THAT(pool.workers[1].lane, ElementsAre(&waits, &second));
+  job& third = pool.submit();
+  EXPECT_THAT(pool.workers[0].lane, ElementsAre(&third));
+  pool.end_item(1);
+  pool.end_item(1);
+  EXPECT_TRUE(pool.seems_stuck(0));
+  EXPECT_THAT(pool.workers[1].lane, ElementsAre(&third));
+  job& fourth = pool.submit();
+  ASSERT_THAT(pool.workers[1].lane, ElementsAre(&third, &fourth));
+  pool.begin(1);
+  pool.scheduler.awake(0);
+  EXPECT_THAT(pool.workers[0].lane, ElementsAre(&fourth));
+  EXPECT_THAT(pool.over, testing::UnorderedElementsAre(&waits, &quick, &second));
+}
+
+TEST(PoolScheduler, AWorkerThatHasBegunIsNotStuck) {
+  world pool({.workers = 2});
+  pool.all_ready();
+  job& runs = pool.submit();
+  pool.begin(0);
+  EXPECT_FALSE(pool.seems_stuck(0));
+  EXPECT_FALSE(pool.scheduler.is_stuck(0));
+  EXPECT_THAT(pool.workers[0].lane, ElementsAre(&runs));
+}
+
 /// Everything that can happen, in any order; afterwards each item has ended exactly once.
 TEST(PoolScheduler, RandomHistoriesLoseNothing) {
   for (std::uint32_t seed = 0; seed < 150; ++seed) {
@@ -356,7 +396,7 @@ TEST(PoolScheduler, RandomHistoriesLoseNothing) {
     const auto step = [&](bool only_forward) {
       const unsigned w = roll(pool.rules.workers);
       auto& one = pool.workers[w];
-      switch (roll(only_forward ? 4 : 10)) {
+      switch (roll(only_forward ? 4 : 12)) {
         case 0:
         case 1:
           if (one.starting) pool.is_ready(w);
@@ -381,6 +421,12 @@ TEST(PoolScheduler, RandomHistoriesLoseNothing) {
             one.starting = false;
             pool.scheduler.start_failed(w);
           }
+          break;
+        case 8:
+          if (one.alive && !one.begun) pool.seems_stuck(w);
+          break;
+        case 9:
+          if (pool.scheduler.is_stuck(w)) pool.scheduler.awake(w);
           break;
         case 7:
           if (roll(20) == 0) pool.scheduler.cancel(1 + roll(3));

@@ -1,13 +1,18 @@
 // Futures of tasks that somebody else makes done: here, by hand.
 
+#include <pthread.h>
+
 #include <chrono>
+#include <cstddef>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <ranges>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -192,6 +197,42 @@ TEST(Then, MayTakeTheFutureAndIsCalledInAnyCase) {
   EXPECT_EQ(after.get(), -1);
 }
 
+/// There can be no further thread while it lives: none has room for such a stack.
+class no_threads {
+ public:
+  no_threads() {
+    ::pthread_getattr_default_np(&usual_);
+    ::pthread_attr_t huge;
+    ::pthread_getattr_default_np(&huge);
+    ::pthread_attr_setstacksize(&huge, std::size_t{1} << 60);
+    ::pthread_setattr_default_np(&huge);
+    ::pthread_attr_destroy(&huge);
+  }
+  no_threads(const no_threads&) = delete;
+  no_threads& operator=(const no_threads&) = delete;
+  ~no_threads() {
+    ::pthread_setattr_default_np(&usual_);
+    ::pthread_attr_destroy(&usual_);
+  }
+
+ private:
+  ::pthread_attr_t usual_;
+};
+
+TEST(Then, IsRefusedWhereThereCanBeNoThreadForIt) {
+  const promised<int> task;
+  {
+    const no_threads none;
+    ASSERT_THROW(std::thread([] {}).join(), std::system_error);
+    EXPECT_THROW(static_cast<void>(task.future.then([](int n) { return n; })), std::system_error);
+  }
+  const auto later = task.future.then([](int n) { return n + 1; });
+  const no_threads none;
+  task.give(1);
+  EXPECT_EQ(later.get(), 2);
+  EXPECT_EQ(task.future.then([](int n) { return n + 2; }).get(), 3) << "which is run here";
+}
+
 TEST(Then, MayThrowItself) {
   const promised<int> task;
   const auto after = task.future.then([](int) -> int { throw std::runtime_error("follower"); });
@@ -359,6 +400,43 @@ TEST_F(Many, ComeAsCompletedOnceEach) {
   std::vector<int> seen;
   for (auto& one : all) seen.push_back(one.get());
   EXPECT_THAT(seen, ::testing::UnorderedElementsAre(0, 2));
+}
+
+TEST_F(Many, MayTakeAsLongAsAnyTimeSays) {
+  for (const int which : {0, 1, 2}) tasks_[static_cast<std::size_t>(which)].give(which);
+  const auto count = [this](auto time) {
+    int seen = 0;
+    for (auto& one : as_completed(futures_, time)) seen += one.done();
+    return seen;
+  };
+  EXPECT_EQ(count(std::chrono::hours::max()), 3);
+  EXPECT_EQ(count(std::chrono::duration<double>(std::numeric_limits<double>::infinity())), 3);
+  EXPECT_EQ(count(std::chrono::hours::min()), 3) << "what is there is there";
+  const promised<int> late;
+  EXPECT_FALSE(late.future.wait_for(std::chrono::hours::min()));
+  EXPECT_FALSE(late.future.wait_for(std::chrono::duration<double>(-std::numeric_limits<double>::infinity())));
+  const auto no_time = std::chrono::duration<double>(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_THROW(static_cast<void>(late.future.wait_for(no_time)), std::invalid_argument);
+  EXPECT_THROW(static_cast<void>(as_completed(std::vector{late.future}, no_time)), std::invalid_argument);
+  std::jthread giving([&late] { late.give(1); });
+  for (auto& one : as_completed(std::vector{late.future}, std::chrono::hours::max())) EXPECT_EQ(one.get(), 1);
+}
+
+/// Cannot be copied where it is 13.
+struct unlucky {
+  int value = 0;
+  explicit unlucky(int number) : value(number) {}
+  unlucky(const unlucky& other) : value(other.value) {
+    if (value == 13) throw value;
+  }
+};
+
+TEST(TaskFuture, AnOutcomeTellsOfAValueThatCannotBeHad) {
+  const promised<unlucky> task;
+  task.give(13);
+  const auto outcome = task.future.get_outcome();
+  EXPECT_FALSE(outcome);
+  EXPECT_EQ(outcome.verdict(), verdict::protocol_error);
 }
 
 TEST_F(Many, ComeAsCompletedUntilTimeIsUp) {

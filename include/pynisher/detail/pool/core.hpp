@@ -94,7 +94,8 @@ std::size_t worker_count(const pool_options& given);
 /// worker cannot be sent to a process that is started afresh; null: it can.
 pool_plan plan_pool(pool_options given, const char* why_it_stays);
 
-/// Thread-safe. All of it is the program's that made it; a forked copy of the program must let it be.
+/// Thread-safe. All of it is the program's that made it: in a forked copy of the program all of it but `plan` throws
+/// `BrokenPoolError`, and takes no lock.
 class pool_core {
  public:
   /// Starts the workers and waits until all are ready. A worker's exception, or death, while it is made is thrown;
@@ -130,7 +131,8 @@ class pool_core {
   /// SIGKILL right away. The pool is over then, as after `close`.
   virtual void end_workers(bool kill) = 0;
   /// Nothing new is taken; what runs has the join timeout to end. Comes back when no worker is left (threads that do
-  /// not end in time are left alone). May be called again.
+  /// not end in time are left alone), or at once where it is called by one of the pool's own threads. May be called
+  /// again.
   virtual void close() = 0;
 
   /// Why the pool is broken; null: it is not.

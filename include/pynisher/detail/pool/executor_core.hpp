@@ -74,6 +74,8 @@ void pack_result(const R& result, output_archive& reply) {
     throw;
   } catch (const std::exception& e) {
     throw wire_error(e.what());
+  } catch (...) {
+    throw wire_error("packing it threw something that is no std::exception");
   }
 }
 

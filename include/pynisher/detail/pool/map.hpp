@@ -52,8 +52,10 @@ class map_run {
   /// An item that could not be packed: it has failed, and nothing else is hurt by it.
   virtual void add_failed(raw_outcome why) = 0;
   /// The next result; waits for it. Empty: there are none on their way. Calls the progress callback; throws what that
-  /// throws, and what `on_error` asks for.
+  /// throws, and what `on_error` asks for; the map is over then.
   virtual std::optional<map_result> next() = 0;
+  /// By an exception: nothing comes any more, however much of the input is left.
+  [[nodiscard]] virtual bool is_over() const = 0;
   /// The input has ended.
   virtual void end_of_input() = 0;
 };

@@ -100,7 +100,7 @@ class [[nodiscard]] map_range {
           run_->end_of_input();
           std::rethrow_exception(std::exchange(input_failed_, nullptr));
         }
-        if (input_ended_) return;
+        if (input_ended_ || run_->is_over()) return;
       }
     }
 
@@ -138,6 +138,8 @@ class [[nodiscard]] map_range {
         throw;
       } catch (const std::exception& e) {
         refuse(e.what());
+      } catch (...) {
+        refuse("packing it threw something that is no std::exception");
       }
     }
     void refuse(const std::string& why) {

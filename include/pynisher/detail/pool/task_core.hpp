@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
 #include <stop_token>
 #include <utility>
 #include <vector>
@@ -24,14 +26,21 @@ namespace pynisher::detail {
 
 class pool_core;
 
-/// Too long a time is as good as none.
+/// Too long a time is as good as none, which is empty; a negative one is over. Throws `std::invalid_argument` for NaN.
+template <class Rep, class Period>
+std::optional<std::chrono::nanoseconds> bounded_time(std::chrono::duration<Rep, Period> time) {
+  const double seconds = std::chrono::duration<double>(time).count();
+  if (std::isnan(seconds)) throw std::invalid_argument("time: not a number of seconds");
+  if (std::chrono::duration<double>(seconds) > std::chrono::hours(24 * 365 * 100)) return {};
+  if (seconds <= 0) return std::chrono::nanoseconds(0);
+  return std::chrono::ceil<std::chrono::nanoseconds>(time);
+}
 template <class Rep, class Period>
 std::optional<std::chrono::steady_clock::time_point> time_from_now(std::chrono::duration<Rep, Period> time) {
   using clock = std::chrono::steady_clock;
-  const auto now = clock::now();
-  if (std::chrono::duration<double>(time) > std::chrono::duration<double>(std::chrono::hours(24 * 365 * 100)))
-    return {};
-  return now + std::chrono::ceil<clock::duration>(time);
+  const auto left = bounded_time(time);
+  if (!left) return {};
+  return clock::now() + std::chrono::ceil<clock::duration>(*left);
 }
 
 /// A thread of the program's for what follows on tasks; started when there is something for the first time.
@@ -41,7 +50,10 @@ class task_runner {
   task_runner(const task_runner&) = delete;
   task_runner& operator=(const task_runner&) = delete;
   ~task_runner();
-  /// Runs it there; here, once the runner is finished.
+  /// Sees to it that there is a thread for what follows: who asks for that hears of it where there can be none. Throws
+  /// `std::system_error`.
+  void start();
+  /// Runs it there; here, once the runner is finished, and where there is no thread for it.
   void post(std::function<void()> what);
   /// Runs what is there, and what that brings, and ends the thread. Does not wait for it where it is this one.
   void finish();
@@ -119,6 +131,11 @@ class task_core : public std::enable_shared_from_this<task_core> {
     std::size_t as;
   };
 
+  /// A forked copy of the program has nobody who would ever end the task, and perhaps a mutex that stays locked.
+  [[nodiscard]] bool is_copy() const;
+  void refuse_copies() const;
+
+  const std::int64_t owner_;
   const std::shared_ptr<task_runner> runner_;
   call_name name_;
   std::mutex mutex_;
