@@ -58,19 +58,23 @@ void exchange_host::handle(operation_id operation, request&& what, calls& told) 
   dispatch(out, told);
 }
 
-/// The thread serves again when this goes. The mutex is held then.
+/// The thread serves again when this goes, on whichever way.
 class exchange_host::while_an_asker_serves {
  public:
-  explicit while_an_asker_serves(exchange_host& host) : host_(host) { host_.an_asker_serves_ = true; }
+  while_an_asker_serves(exchange_host& host, std::unique_lock<std::mutex>& lock) : host_(host), lock_(lock) {
+    host_.an_asker_serves_ = true;
+  }
   while_an_asker_serves(const while_an_asker_serves&) = delete;
   while_an_asker_serves& operator=(const while_an_asker_serves&) = delete;
   ~while_an_asker_serves() {
+    if (!lock_.owns_lock()) lock_.lock();
     host_.an_asker_serves_ = false;
     host_.thread_serves_again_.notify_one();
   }
 
  private:
   exchange_host& host_;
+  std::unique_lock<std::mutex>& lock_;
 };
 
 /// A question of this process's, on whichever way its asker leaves.
@@ -137,7 +141,7 @@ bool exchange_host::await_answer(local_wait& wait, mail_deadline until, std::uni
 void exchange_host::serve_until_woken(local_wait& wait, mail_deadline until, std::unique_lock<std::mutex>& lock) {
   calls told;
   {
-    const while_an_asker_serves serving(*this);
+    const while_an_asker_serves serving(*this, lock);
     do {
       wait.is_at_poll = true;
       lock.unlock();
