@@ -19,6 +19,7 @@
 #include <exception>
 #include <iterator>
 #include <memory>
+#include <new>
 #include <optional>
 #include <ranges>
 #include <stdexcept>
@@ -95,7 +96,13 @@ class executor_results {
     state(const state&) = delete;
     state& operator=(const state&) = delete;
     ~state() {
-      for (const auto& task : ahead) task.cancel();
+      for (const auto& task : ahead) {
+        try {
+          task.cancel();
+        } catch (const std::bad_alloc&) {
+          // It runs, for nobody.
+        }
+      }
     }
 
     void read_ahead() {
