@@ -198,7 +198,8 @@ class task_future {
   /// Calls `f` when this is done, and gives its result a future. `f` takes the value, and is passed over, as all that
   /// follows, where there is an exception instead; or it takes this future, and is called in any case. Where it returns
   /// a future, the new one is done with that. `f` runs in this program, on the thread that the pool keeps for this, one
-  /// at a time, or, if this is done already, in the thread that calls `then`.
+  /// at a time, or, if this is done already, in the thread that calls `then`. Throws `std::system_error` where that
+  /// thread cannot be started.
   template <class F>
   auto then(F&& f) const {
     using Callable = std::decay_t<F>;
