@@ -2,10 +2,11 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <memory>
 #include <new>
-#include <optional>
 #include <ranges>
 #include <string>
+#include <utility>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -71,11 +72,16 @@ void expect_values(auto& pool) {
   EXPECT_EQ(count, 10);
 }
 
+template <class Results>
+std::unique_ptr<Results> on_its_own(Results results) {
+  return std::make_unique<Results>(std::move(results));
+}
+
 TEST_P(PoolMemory, AMapIsLetGoOfWithoutAny) {
   for (const std::size_t chunk : {1u, 4u}) {
     for (const order wanted : {order::input, order::completion}) {
       auto pool = make_pool(with({.workers = 2, .chunk = chunk, .window = 300}), &text_of);
-      std::optional results(pool.map(std::views::iota(0, 1000), wanted));
+      auto results = on_its_own(pool.map(std::views::iota(0, 1000), wanted));
       static_cast<void>(results->begin());
       {
         const no_memory here;
@@ -88,7 +94,7 @@ TEST_P(PoolMemory, AMapIsLetGoOfWithoutAny) {
 
 TEST_P(PoolMemory, AMapThatRunsOutOfItIsOver) {
   auto pool = make_pool(with({.workers = 2, .chunk = 4, .window = 300}), &text_of);
-  std::optional results(pool.map(std::views::iota(0, 1000)));
+  auto results = on_its_own(pool.map(std::views::iota(0, 1000)));
   auto at = results->begin();
 #ifndef PYNISHER_TEST_HAS_ALWAYS_MEMORY
   bool has_thrown = false;
