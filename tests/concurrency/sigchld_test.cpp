@@ -188,7 +188,8 @@ TEST_P(Sigchld, UsageIsSensible) {
     HELPER_CHECK(result.verdict() == verdict::returned);
     HELPER_CHECK(result.usage().cpu_time() >= 30ms);
     HELPER_CHECK(result.usage().wall_time >= 30ms);
-    HELPER_CHECK(result.usage().peak_memory >= 8 * support::MiB);
+    // Linux counts a process's pages for each processor in batches: a peak may be some hundred KiB short.
+    HELPER_CHECK(result.usage().peak_memory >= 7 * support::MiB);
     HELPER_CHECK(result.usage().peak_memory < 512 * support::MiB);
     HELPER_CHECK(result.usage().page_faults > 0);
   });
