@@ -379,7 +379,7 @@ TEST(WorkerArguments, OfAnyKindAreInheritedByFork) {
 
 TEST(WorkerArguments, ThatCannotBeSentAreRefused) {
   SKIP_UNLESS_SUPPORTED("spawn");
-  const int captured = 5;
+  int captured = 5;
   EXPECT_THROW(static_cast<void>(make_pool({.workers = 1, .context = pynisher::start_method::spawn},
                                            [captured](int x) { return x + captured; })),
                std::invalid_argument);
