@@ -371,7 +371,7 @@ TEST(WorkerArguments, OfAnyKindAreInheritedByFork) {
   worker_pool<owner> pool({.workers = 2, .limits = {.warnings = false}, .context = pynisher::start_method::fork},
                           per_worker(std::make_unique<int>(10), std::make_unique<int>(20)));
   for (auto&& one : pool.map({1, 2, 3})) EXPECT_EQ(one.value(), (one.worker() + 1) * 10 + one.index() + 1);
-  const int captured = 5;
+  int captured = 5;
   auto closure = make_pool({.workers = 1, .limits = {.warnings = false}, .context = pynisher::start_method::fork},
                            [captured](int x) { return x + captured; });
   for (auto&& one : closure.map({1})) EXPECT_EQ(one.value(), 6);
