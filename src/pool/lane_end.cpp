@@ -261,7 +261,7 @@ lane_end::frame lane_end::take_frame(const lane_frame_header& header, std::uint6
     found.state = frame::state_kind::too_large;
     return found;
   }
-  std::memcpy(to->grow(header.size), lane_.result_bytes() + at + sizeof header, header.size);
+  if (header.size > 0) std::memcpy(to->grow(header.size), lane_.result_bytes() + at + sizeof header, header.size);
   if (kind == lane_frame::piece) {
     in_pieces_ = true;
     return found;
