@@ -58,7 +58,7 @@ void say(frame_kind kind, std::uint64_t size, std::string_view body = {}) {
   const frame_header header{kind, 0, size};
   char frame[sizeof header + 4096];
   std::memcpy(frame, &header, sizeof header);
-  std::memcpy(frame + sizeof header, body.data(), body.size());
+  body.copy(frame + sizeof header, body.size());
   for (const int fd : conversations()) {
     if (::send(fd, frame, sizeof header + body.size(), MSG_NOSIGNAL) < 0) ::_exit(96);
   }
