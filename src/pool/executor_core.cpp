@@ -246,7 +246,7 @@ class executor final : public executor_core {
   }
 
   void shutdown(bool wait, bool cancel_pending) override {
-    refuse_copies();
+    refuse_copies(owner_);
     const bool waits = wait && !is_own_thread();
     // Before anything has happened: it may throw.
     if (!waits) ledger_->runner->start();
@@ -275,13 +275,8 @@ class executor final : public executor_core {
   std::vector<std::int64_t> pids() override { return pool_ ? pool_->pids() : std::vector<std::int64_t>(); }
 
  private:
-  void refuse_copies() const {
-    if (owner_ != platform::process_number()) {
-      throw BrokenPoolError("the pool belongs to the process that made it, and this is a copy of that");
-    }
-  }
   void refuse_after_shutdown() const {
-    refuse_copies();
+    refuse_copies(owner_);
     if (shut_) throw BrokenPoolError("the pool was shut down: it takes no more tasks");
   }
 

@@ -62,8 +62,8 @@ pool_machine::pool_machine(pool_plan plan, std::shared_ptr<worker_factory> facto
   }
 }
 
-void pool_machine::refuse_copies() const {
-  if (owner_ != platform::process_number()) {
+void refuse_copies(pid_t owner) {
+  if (owner != platform::process_number()) {
     throw BrokenPoolError("the pool belongs to the process that made it, and this is a copy of that");
   }
 }
@@ -71,7 +71,7 @@ void pool_machine::refuse_copies() const {
 // --- tasks in ---------------------------------------------------------------------------------------------------
 
 void pool_machine::submit(std::unique_ptr<batch> what) {
-  refuse_copies();
+  refuse_copies(owner_);
   const std::size_t items = what->items;
   what->finished.reserve(items);
   const lock held(mutex_);
@@ -89,7 +89,7 @@ void pool_machine::submit(std::unique_ptr<batch> what) {
 }
 
 pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
-  refuse_copies();
+  refuse_copies(owner_);
   auto what = std::make_unique<batch>();
   what->entry = task.entry;
   what->limits = task.limits ? std::move(task.limits) : plan_.task_limits;
@@ -125,7 +125,7 @@ pool_core::ticket pool_machine::submit(packed_task task, done_handler done) {
 }
 
 pool_core::task_state pool_machine::state_of(ticket which) {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   take_all_results();
   const auto found = singles_.find(which);
@@ -140,7 +140,7 @@ pool_core::task_state pool_machine::state_of(ticket which) {
 }
 
 bool pool_machine::cancel(ticket which, bool kill) {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   take_all_results();
   if (!singles_.contains(which)) return false;
@@ -163,7 +163,7 @@ bool pool_machine::cancel(ticket which, bool kill) {
 }
 
 void pool_machine::cancel_queued() {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   scheduler_.cancel(0);
   for (auto& [number, what] : singles_) what->cancelled = false;

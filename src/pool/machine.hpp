@@ -47,6 +47,9 @@ struct map_sink {
 };
 
 [[nodiscard]] std::string text_of(const std::exception_ptr& error);
+/// A forked copy of the program has neither a pool's workers nor its thread, and its mutex may be locked there for ever.
+/// `owner`: the process that has made the pool. Throws `BrokenPoolError`.
+void refuse_copies(pid_t owner);
 
 class pool_machine final : public pool_core, private pool_hands {
  public:
@@ -60,8 +63,6 @@ class pool_machine final : public pool_core, private pool_hands {
   /// Starts all workers and waits for them.
   void open();
   [[nodiscard]] pid_t owner() const { return owner_; }
-  /// A forked copy of the program has neither the workers nor the thread, and the mutex may be locked there for ever.
-  void refuse_copies() const;
   /// For the last handle. Where that goes on a thread of the machine's own, the rest is done apart.
   void let_go();
 

@@ -71,7 +71,7 @@ class pool_map_run final : public map_run {
   }
 
   std::size_t room() override {
-    if (stopped_ || input_ended_) return 0;
+    if (input_ended_) return 0;
     const auto free = static_cast<std::size_t>(machine_.plan().window - (read_ - given_out_));
     const std::size_t worth_a_message = least_message();
     if (free < worth_a_message) return 0;
@@ -139,7 +139,7 @@ class pool_map_run final : public map_run {
     return std::nullopt;
   }
   void stop() {
-    is_over_ = stopped_ = input_ended_ = true;
+    is_over_ = input_ended_ = true;
     given_out_ = read_;
     if (machine_.owner() == platform::process_number()) machine_.drop_waiting(owner_);
     ready_ = result_queue(order::completion);
@@ -234,7 +234,7 @@ class pool_map_run final : public map_run {
 
   std::uint64_t read_ = 0, given_out_ = 0;
   std::uint64_t done_ = 0, failed_ = 0, reported_ = 0;
-  bool input_ended_ = false, stopped_ = false, is_over_ = false;
+  bool input_ended_ = false, is_over_ = false;
   bool at_leisure_ = false, added_ = false, source_is_slow_ = false;  ///< since the last result was given out
   std::optional<platform::clock::time_point> begun_;
   platform::clock::time_point given_out_at_, looked_;

@@ -65,7 +65,7 @@ void pool_machine::open() {
 }
 
 void pool_machine::close() {
-  refuse_copies();
+  refuse_copies(owner_);
   lock held(mutex_);
   closing_ = true;
   scheduler_.stop();
@@ -128,7 +128,7 @@ bool pool_machine::all_gone() const {
 }
 
 bool pool_machine::wait_until_idle(std::optional<clock::time_point> until) {
-  refuse_copies();
+  refuse_copies(owner_);
   lock held(mutex_);
   const auto idle = [this] { return singles_.empty() && finished_singles_.empty() && singles_called_back_ == 0; };
   if (until) return changed_.wait_until(held, *until, idle);
@@ -137,7 +137,7 @@ bool pool_machine::wait_until_idle(std::optional<clock::time_point> until) {
 }
 
 void pool_machine::end_workers(bool kill_at_once) {
-  refuse_copies();
+  refuse_copies(owner_);
   {
     lock held(mutex_);
     closing_ = true;
@@ -160,13 +160,13 @@ void pool_machine::end_workers(bool kill_at_once) {
 }
 
 std::exception_ptr pool_machine::broken() {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   return broken_;
 }
 
 std::vector<std::int64_t> pool_machine::pids() {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   std::vector<std::int64_t> all;
   for (const slot& one : slots_) all.push_back(one.life ? one.life->pid() : -1);

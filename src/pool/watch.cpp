@@ -22,14 +22,14 @@ constexpr auto pause_without_memory = 5ms;
 }  // namespace
 
 std::uint64_t pool_machine::attach(map_sink& sink) {
-  refuse_copies();
+  refuse_copies(owner_);
   const lock held(mutex_);
   sinks_[++last_owner_] = &sink;
   return last_owner_;
 }
 
 std::vector<delivery> pool_machine::collect(map_sink& sink, bool wait) {
-  refuse_copies();
+  refuse_copies(owner_);
   lock held(mutex_);
   for (;;) {
     take_all_results();

@@ -1,9 +1,7 @@
 // Executors: tasks by every start method, and in threads.
 
 #include <fcntl.h>
-#include <pthread.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
@@ -39,7 +37,9 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/copies.hpp"
 #include "support/handshake.hpp"
+#include "support/no_threads.hpp"
 #include "support/outcomes.hpp"
 #include "support/processes.hpp"
 #include "support/scenarios.hpp"
@@ -862,14 +862,10 @@ TEST_P(PoolExecutor, LeavesNothingBehind) {
 TEST_P(PoolExecutorProcesses, IsNotACopysToEnd) {
   auto pool = std::make_unique<pool_executor>(with({.workers = 1}));
   const auto pid = pool->submit(own_pid).get();
-  const pid_t copy = ::fork();
-  if (copy == 0) {
+  support::expect_in_a_copy([&] {
     pool.reset();
-    ::_exit(0);
-  }
-  int status = -1;
-  ASSERT_EQ(::waitpid(copy, &status, 0), copy);
-  EXPECT_EQ(status, 0);
+    return true;
+  });
   EXPECT_EQ(pool->submit(own_pid).get(), pid);
 }
 
@@ -881,31 +877,19 @@ TEST_P(PoolExecutor, IsNotACopysToUse) {
   const auto queued = pool.submit(twice, 1);
   auto results = pool.map(twice, std::vector<int>(10, 2));
   auto at = results.begin();
-  const pid_t copy = ::fork();
-  if (copy == 0) {
-    const auto is_refused = [](const auto& what) {
-      try {
-        what();
-      } catch (const BrokenPoolError&) {
-        return true;
-      }
-      return false;
-    };
+  support::expect_in_a_copy([&] {
     bool fine = !queued.cancel() && !runs.cancel(pynisher::kill) && !runs.running() && !queued.done();
-    fine = is_refused([&] { static_cast<void>(pool.submit(twice, 1)); }) && fine;
-    fine = is_refused([&] { queued.wait(); }) && fine;
-    fine = is_refused([&] { static_cast<void>(queued.then([](int n) { return n; })); }) && fine;
-    fine = is_refused([&] { static_cast<void>(pynisher::wait(std::vector{queued})); }) && fine;
-    fine = is_refused([&] { pool.shutdown(); }) && fine;
-    fine = is_refused([&] { pool.kill_workers(); }) && fine;
-    fine = is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
+    fine = support::is_refused([&] { static_cast<void>(pool.submit(twice, 1)); }) && fine;
+    fine = support::is_refused([&] { queued.wait(); }) && fine;
+    fine = support::is_refused([&] { static_cast<void>(queued.then([](int n) { return n; })); }) && fine;
+    fine = support::is_refused([&] { static_cast<void>(pynisher::wait(std::vector{queued})); }) && fine;
+    fine = support::is_refused([&] { pool.shutdown(); }) && fine;
+    fine = support::is_refused([&] { pool.kill_workers(); }) && fine;
+    fine = support::is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
     { const auto gone = std::move(results); }
     { const auto gone = std::move(pool); }
-    ::_exit(fine ? 0 : 1);
-  }
-  int status = -1;
-  ASSERT_EQ(::waitpid(copy, &status, 0), copy);
-  EXPECT_EQ(status, 0);
+    return fine;
+  });
   held_up.open();
   EXPECT_EQ(queued.get(), 2);
   int count = 0;
@@ -913,35 +897,13 @@ TEST_P(PoolExecutor, IsNotACopysToUse) {
   EXPECT_EQ(count, 40);
 }
 
-/// There can be no further thread while it lives: none has room for such a stack.
-class no_threads {
- public:
-  no_threads() {
-    ::pthread_getattr_default_np(&usual_);
-    ::pthread_attr_t huge;
-    ::pthread_getattr_default_np(&huge);
-    ::pthread_attr_setstacksize(&huge, std::size_t{1} << 60);
-    ::pthread_setattr_default_np(&huge);
-    ::pthread_attr_destroy(&huge);
-  }
-  no_threads(const no_threads&) = delete;
-  no_threads& operator=(const no_threads&) = delete;
-  ~no_threads() {
-    ::pthread_setattr_default_np(&usual_);
-    ::pthread_attr_destroy(&usual_);
-  }
-
- private:
-  ::pthread_attr_t usual_;
-};
-
 TEST_P(PoolExecutor, NeedsNoFurtherThreadOnceItIsMade) {
   std::atomic<int> told{0};
   {
     auto wanted = with();
     wanted.progress = [&told](const pynisher::pool_progress& /*now*/) { ++told; };
     pool_executor pool(std::move(wanted));
-    const no_threads none;
+    const support::no_threads none;
     EXPECT_EQ(pool.submit(twice, 1).get(), 2);
   }
   EXPECT_EQ(told, 1);
@@ -950,7 +912,7 @@ TEST_P(PoolExecutor, NeedsNoFurtherThreadOnceItIsMade) {
 TEST_P(PoolExecutor, SaysWhereItCannotEndLater) {
   pool_executor pool(with());
   {
-    const no_threads none;
+    const support::no_threads none;
     EXPECT_THROW(pool.shutdown(false), std::system_error);
     EXPECT_EQ(pool.submit(twice, 1).get(), 2) << "nothing has happened";
   }

@@ -1,7 +1,6 @@
 // Workers: where and from what they are made, that none is left over.
 
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -25,6 +24,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/copies.hpp"
 #include "support/helper_process.hpp"
 #include "support/pools.hpp"
 #include "support/processes.hpp"
@@ -199,30 +199,18 @@ TEST_P(Workers, AreNotAForkedCopys) {
     while (!stop) static_cast<void>(pool.pids());
   });
   for (int round = 0; round < 10; ++round) {
-    const pid_t copy = ::fork();
-    if (copy == 0) {
-      const auto is_refused = [](const auto& what) {
-        try {
-          what();
-        } catch (const pynisher::BrokenPoolError&) {
-          return true;
-        }
-        return false;
-      };
-      bool fine = is_refused([&] { pool.close(); });
-      fine = is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
-      fine = is_refused([&] { static_cast<void>(pool.map(std::vector{1}).begin()); }) && fine;
-      fine = is_refused([&] {
+    support::expect_in_a_copy([&] {
+      bool fine = support::is_refused([&] { pool.close(); });
+      fine = support::is_refused([&] { static_cast<void>(pool.pids()); }) && fine;
+      fine = support::is_refused([&] { static_cast<void>(pool.map(std::vector{1}).begin()); }) && fine;
+      fine = support::is_refused([&] {
                for (int i = 0; i < 20; ++i) ++at;
              }) &&
              fine;
       { const auto gone = std::move(results); }
       { const auto gone = std::move(pool); }
-      ::_exit(fine ? 0 : 1);
-    }
-    int status = -1;
-    ASSERT_EQ(::waitpid(copy, &status, 0), copy);
-    EXPECT_EQ(status, 0);
+      return fine;
+    });
   }
   stop = true;
   other.join();

@@ -1,7 +1,5 @@
 // Futures of tasks that somebody else makes done: here, by hand.
 
-#include <pthread.h>
-
 #include <chrono>
 #include <cstddef>
 #include <exception>
@@ -20,6 +18,8 @@
 #include <gmock/gmock.h>
 
 #include <pynisher/pynisher.hpp>
+
+#include "support/no_threads.hpp"
 
 namespace {
 
@@ -197,37 +197,15 @@ TEST(Then, MayTakeTheFutureAndIsCalledInAnyCase) {
   EXPECT_EQ(after.get(), -1);
 }
 
-/// There can be no further thread while it lives: none has room for such a stack.
-class no_threads {
- public:
-  no_threads() {
-    ::pthread_getattr_default_np(&usual_);
-    ::pthread_attr_t huge;
-    ::pthread_getattr_default_np(&huge);
-    ::pthread_attr_setstacksize(&huge, std::size_t{1} << 60);
-    ::pthread_setattr_default_np(&huge);
-    ::pthread_attr_destroy(&huge);
-  }
-  no_threads(const no_threads&) = delete;
-  no_threads& operator=(const no_threads&) = delete;
-  ~no_threads() {
-    ::pthread_setattr_default_np(&usual_);
-    ::pthread_attr_destroy(&usual_);
-  }
-
- private:
-  ::pthread_attr_t usual_;
-};
-
 TEST(Then, IsRefusedWhereThereCanBeNoThreadForIt) {
   const promised<int> task;
   {
-    const no_threads none;
+    const support::no_threads none;
     ASSERT_THROW(std::thread([] {}).join(), std::system_error);
     EXPECT_THROW(static_cast<void>(task.future.then([](int n) { return n; })), std::system_error);
   }
   const auto later = task.future.then([](int n) { return n + 1; });
-  const no_threads none;
+  const support::no_threads none;
   task.give(1);
   EXPECT_EQ(later.get(), 2);
   EXPECT_EQ(task.future.then([](int n) { return n + 2; }).get(), 3) << "which is run here";
