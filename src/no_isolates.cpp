@@ -51,7 +51,9 @@ void isolate::check_type(const std::string& /*name*/, const detail::named_value&
                          const std::string& /*wanted*/) {
   refuse();
 }
-detail::raw_outcome isolate::run(const options& /*limits*/, const detail::child_task& /*task*/) { refuse(); }
+detail::raw_outcome isolate::run(const options& /*limits*/, const detail::child_task& /*task*/, bool /*measured*/) {
+  refuse();
+}
 std::unique_ptr<detail::call_in_flight> isolate::begin(const options& /*limits*/, const detail::child_task& /*task*/) {
   refuse();
 }
