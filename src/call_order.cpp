@@ -40,7 +40,7 @@ void order_sink::write_out(const std::byte* filled_to) {
 void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const platform::signal_mask& mask) {
   // The server has the environment of the time when it was started.
   std::string environment;
-  if (plan.parentage == platform::parentage::adopted) environment = platform::environment();
+  if (platform::is_by_server(plan.parentage)) environment = platform::environment();
   limits.send(out);
   out(static_cast<std::int64_t>(platform::process_number()), plan.mark.value, plan.mark.span, plan.cpu_limit, plan.memory,
       plan.measures_growth, platform::is_within_memory_limit(), plan.conversation >= 0);
@@ -122,7 +122,7 @@ class order_bytes {
     if (parentage != platform::parentage::cloned) platform::show_as_thread(name);
     std::string environment;
     in(environment);
-    if (parentage == platform::parentage::adopted) platform::take_environment(std::move(environment));
+    if (platform::is_by_server(parentage)) platform::take_environment(std::move(environment));
     platform::note_outer_limits(within_memory_limit);
     platform::tie_to_program(static_cast<pid_t>(program), parentage);
     try {

@@ -64,13 +64,21 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
 void note_child_claims(evidence& seen, const platform::child_plan& plan) {
   const reply_region& region = *plan.region;
   // A set-up that fails exits before the function begins.
-  if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing && !has_begun(plan)) {
+  if (seen.server_lost && seen.cause == ended_for::nothing && !has_begun(plan)) {
+    seen.failed_stage = start_stage::stay_with_server;
+    seen.start_error = std::make_error_code(std::errc::connection_reset);
+  } else if (seen.how != platform::exit_status::kind::signalled && seen.cause == ended_for::nothing && !has_begun(plan)) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
     seen.start_error = {region.failed_errno.load(), std::system_category()};
     if (plan.parentage != platform::parentage::copy && seen.failed_stage == start_stage::none) {
       seen.failed_stage = start_stage::reach_init;
       seen.start_error = std::make_error_code(std::errc::protocol_error);
     }
+  }
+  if (seen.server_lost && seen.how == platform::exit_status::kind::unknown) {
+    // That is how it goes with its server, of whom nobody else is told.
+    seen.how = platform::exit_status::kind::signalled;
+    seen.status = SIGKILL;
   }
   const std::uint32_t flags = region.crash_flags.load();
   const bool about_this_death = seen.how != platform::exit_status::kind::signalled ||
@@ -198,6 +206,7 @@ call_record supervised_call::finish() {
   seen_.how = status.how;
   seen_.status = status.value;
   seen_.system_code = status.system_code;
+  seen_.server_lost = status.server_lost;
   if (memory_bound_ && seen_.cause == ended_for::nothing && tree_used_up(clock::now())) seen_.cause = ended_for::memory;
   seen_.memory_by_kernel = memory_bound_.has_value();
   seen_.usage = usage_of(status, region_.get(), wall, inherited_peak_, peak_seen_);

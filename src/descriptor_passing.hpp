@@ -2,6 +2,7 @@
 
 // Descriptors that go along with bytes over a socket.
 
+#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -25,11 +26,11 @@ class descriptor_room {
   descriptor_room(msghdr& message, std::span<const int> sent) : message_(message) {
     if (sent.empty()) return;
     message.msg_control = control_;
-    message.msg_controllen = CMSG_SPACE(sent.size_bytes());
+    message.msg_controllen = static_cast<decltype(message.msg_controllen)>(CMSG_SPACE(sent.size_bytes()));
     cmsghdr* const passed = CMSG_FIRSTHDR(&message);
     passed->cmsg_level = SOL_SOCKET;
     passed->cmsg_type = SCM_RIGHTS;
-    passed->cmsg_len = CMSG_LEN(sent.size_bytes());
+    passed->cmsg_len = static_cast<decltype(passed->cmsg_len)>(CMSG_LEN(sent.size_bytes()));
     std::memcpy(CMSG_DATA(passed), sent.data(), sent.size_bytes());
   }
   descriptor_room(const descriptor_room&) = delete;
@@ -53,6 +54,13 @@ class descriptor_room {
   alignas(cmsghdr) char control_[CMSG_SPACE(sizeof(int) * Most)] = {};
 };
 
+/// For `recvmsg`; zero: the system closes them on exec only where each is told to.
+#if defined(MSG_CMSG_CLOEXEC)
+inline constexpr int received_close_on_exec = MSG_CMSG_CLOEXEC;
+#else
+inline constexpr int received_close_on_exec = 0;
+#endif
+
 /// As many as go with one message of these functions.
 inline constexpr std::size_t most_passed_descriptors = 16;
 
@@ -70,8 +78,13 @@ ssize_t receive_bytes(int socket, void* to, std::size_t size, std::vector<Descri
   message.msg_iov = &one;
   message.msg_iovlen = 1;
   const descriptor_room<most_passed_descriptors> room(message);
-  const ssize_t got = ::recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
-  if (got >= 0) room.for_each_received([&](int number) { descriptors.emplace_back(number); });
+  const ssize_t got = ::recvmsg(socket, &message, received_close_on_exec | flags);
+  if (got >= 0) {
+    room.for_each_received([&](int number) {
+      if (received_close_on_exec == 0) ::fcntl(number, F_SETFD, FD_CLOEXEC);
+      descriptors.emplace_back(number);
+    });
+  }
   if (all_came != nullptr) *all_came = got >= 0 && (message.msg_flags & MSG_CTRUNC) == 0;
   return got;
 }

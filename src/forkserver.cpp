@@ -10,20 +10,18 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
-#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -35,6 +33,7 @@
 
 #include "call_order.hpp"
 #include "forkserver_messages.hpp"
+#include "forkserver_relay.hpp"
 #include "platform/contract.hpp"
 
 namespace pynisher::detail {
@@ -57,6 +56,7 @@ struct waiting_child {
   unique_fd socket;
   pid_t pid = -1;
   unique_fd process;
+  std::shared_ptr<served_child> parent;  ///< null: this process
 };
 
 /// This process's server. A forked copy of the program has none.
@@ -64,10 +64,9 @@ struct server {
   std::mutex turn;                 ///< to ask, or to start or end it
   std::atomic<int> turn_users{0};  ///< those who have it, want it, or are giving it back
   int socket = -1;
-  pid_t pid = 0;
-  unique_fd process;
+  std::shared_ptr<server_process> process;
   waiting_child next;
-  fork_ledger* book = nullptr;
+  fork_ledger* book = nullptr;  ///< null: its children are its own, and it relays
   std::int64_t last_announced = 0;
   rights_of_process started_with;
   std::vector<std::vector<std::byte>> preloads;  ///< functions, packed
@@ -87,7 +86,7 @@ constexpr server* the_server = &server_memory.value;
 [[gnu::hot]] void forget_server() {
   if (the_server->socket < 0 && the_server->turn_users.load(std::memory_order_relaxed) == 0) return;
   if (the_server->socket >= 0) ::close(the_server->socket);
-  for (const unique_fd* own : {&the_server->process, &the_server->next.socket, &the_server->next.process}) {
+  for (const unique_fd* own : {&the_server->next.socket, &the_server->next.process}) {
     if (*own) ::close(own->get());
   }
   auto preloads = std::move(the_server->preloads);
@@ -112,42 +111,14 @@ class having_turn {
   having_turn& operator=(const having_turn&) = delete;
 };
 
-bool is_stopped(pid_t pid) {
-  char path[32], text[256];
-  std::snprintf(path, sizeof path, "/proc/%d/stat", static_cast<int>(pid));
-  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
-  const ssize_t got = file ? ::read(file.get(), text, sizeof text - 1) : -1;
-  if (got <= 0) return false;
-  text[got] = '\0';
-  const char* name_end = std::strrchr(text, ')');
-  return name_end != nullptr && name_end[1] == ' ' && (name_end[2] == 'T' || name_end[2] == 't');
-}
-
 // From here on: by whoever has the turn.
-
-/// By descriptor: a handler of the application's may have reaped it, and the number be another's.
-void kill_and_reap(const unique_fd& process) noexcept {
-  if (!process) return;
-  if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0 && errno == EPERM) {
-    // The program has given up rights since. It ends by itself when nobody speaks to it any more.
-    pollfd ended{process.get(), POLLIN, 0};
-    constexpr int patience_ms = 2000;
-    if (::poll(&ended, 1, patience_ms) <= 0) return;
-  }
-  siginfo_t ended;
-  while (::syscall(SYS_waitid, P_PIDFD, process.get(), &ended, WEXITED | __WALL, nullptr) < 0 && errno == EINTR) {
-  }
-}
 
 void dismiss_waiting_child() noexcept {
   // Without a conversation it leaves by itself, should it be out of reach for signals.
   the_server->next.socket = unique_fd();
-  if (the_server->next.process) {
-    kill_and_reap(the_server->next.process);
-  } else if (the_server->next.pid > 0) {
-    // There was no descriptor left for it.
-    while (::waitpid(the_server->next.pid, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
+  // A server that relays is told when the conversation about it goes.
+  if (!the_server->next.parent && the_server->next.pid > 0) {
+    platform::end_own_child(the_server->next.pid, the_server->next.process);
   }
   the_server->next = {};
 }
@@ -155,7 +126,7 @@ void dismiss_waiting_child() noexcept {
 /// False: it has been dismissed.
 bool watch_waiting_child(std::int64_t pid) noexcept {
   the_server->next.pid = static_cast<pid_t>(pid);
-  the_server->next.process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, the_server->next.pid, 0)));
+  the_server->next.process = platform::watch_end_of(the_server->next.pid);
   if (the_server->next.process) return true;
   const int error = errno;
   // No such process: it has ended, and somebody else has reaped it.
@@ -171,43 +142,50 @@ void note_announcement(const fork_answer& announced) noexcept {
 
 /// One that was announced, and that will not get a call.
 void dismiss_announced(const fork_answer& announced) noexcept {
-  if (announced.pid > 0 && watch_waiting_child(announced.pid)) dismiss_waiting_child();
+  if (the_server->book != nullptr && announced.pid > 0 && watch_waiting_child(announced.pid)) dismiss_waiting_child();
 }
 
 /// One that the server had no time to announce. Its end of the conversation is closed: it leaves by itself as well.
 void dismiss_unannounced() noexcept {
   const pid_t pid = the_server->book->last_forked.load();
   if (pid <= 0 || pid == the_server->last_announced) return;
-  char path[32], name[16] = {};
-  std::snprintf(path, sizeof path, "/proc/%d/comm", static_cast<int>(pid));
-  const unique_fd file(::open(path, O_RDONLY | O_CLOEXEC));
+  const std::optional<std::string> name = platform::shown_name_of(pid);
   // Should somebody else have reaped it, the number may be another's.
-  if (!file && errno == ENOENT) return;
-  const std::string_view prefix = "pynisher-";
-  if (file && (::read(file.get(), name, sizeof name) <= 0 || !std::string_view(name).starts_with(prefix))) return;
+  if (!name || (!name->empty() && !name->starts_with("pynisher-"))) return;
   if (watch_waiting_child(pid)) dismiss_waiting_child();
 }
 
-bool has_died() {
-  pollfd ended{the_server->process.get(), POLLIN, 0};
-  return ::poll(&ended, 1, 0) > 0;
-}
+bool has_died() { return the_server->process->has_died(); }
 
-/// Lets it finish what it is at, so that it has announced every child that there is.
-void await_end_of_server() {
-  if (!send_message(the_server->socket, fork_request{.kind = fork_request_kind::stop}, {})) return;
+/// Lets it finish what it is at.
+void await_end_of(const server_process& server) noexcept {
   constexpr int patience = 10, look_every_ms = 100;
-  for (int i = 0; i < patience && !is_stopped(the_server->pid); ++i) {
-    pollfd ended{the_server->process.get(), POLLIN, 0};
+  for (int i = 0; i < patience && !server.is_stopped(); ++i) {
+    pollfd ended{server.end(), POLLIN, 0};
     if (::poll(&ended, 1, look_every_ms) > 0) return;
   }
 }
 
+/// Calls in flight need it still: it goes with the last of them.
+void end_relaying_server() noexcept {
+  static_cast<void>(send_message(the_server->socket, fork_request{.kind = fork_request_kind::stop}, {}));
+  dismiss_waiting_child();
+  // With what it has announced, which it ends.
+  ::close(the_server->socket);
+  the_server->socket = -1;
+  const std::shared_ptr<server_process> last = std::move(the_server->process);
+  if (last.use_count() == 1) await_end_of(*last);
+}
+
 void end_server() noexcept {
   if (the_server->socket < 0) return;
-  if (the_server->process && !has_died()) await_end_of_server();
+  if (the_server->book == nullptr) return end_relaying_server();
+  // So that it has announced every child that there is.
+  if (!has_died() && send_message(the_server->socket, fork_request{.kind = fork_request_kind::stop}, {})) {
+    await_end_of(*the_server->process);
+  }
   ::shutdown(the_server->socket, SHUT_WR);
-  kill_and_reap(the_server->process);
+  the_server->process.reset();
   // Children that wait, and that nobody has asked for yet.
   dismiss_waiting_child();
   // Their sockets are lost with this, as they shall be, and no descriptor is needed for it.
@@ -221,17 +199,16 @@ void end_server() noexcept {
   the_server->book = nullptr;
   ::close(the_server->socket);
   the_server->socket = -1;
-  the_server->process = unique_fd();
 }
 
 /// Waits for what it says; not fine: it has died, or was stopped and had to be ended.
 received<fork_answer> hear() {
   for (;;) {
-    pollfd watched[] = {{the_server->socket, POLLIN, 0}, {the_server->process.get(), POLLIN, 0}};
+    pollfd watched[] = {{the_server->socket, POLLIN, 0}, {the_server->process->end(), POLLIN, 0}};
     constexpr int look_every_ms = 200;
     const int ready = ::poll(watched, std::size(watched), look_every_ms);
     if (ready < 0 && errno == EINTR) continue;
-    if (ready == 0 && !is_stopped(the_server->pid)) continue;
+    if (ready == 0 && !the_server->process->is_stopped()) continue;
     received<fork_answer> heard;
     if (ready > 0 && (watched[0].revents & POLLIN) != 0)
       heard = receive_message<fork_answer>(the_server->socket, MSG_DONTWAIT);
@@ -269,7 +246,7 @@ struct surroundings {
     if (own.out >= 0) output = own.out;
     if (own.err >= 0) error_output = own.err;
   }
-  unique_fd directory{::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  unique_fd directory = platform::working_directory();
   int output = ::fcntl(STDOUT_FILENO, F_GETFD) < 0 ? -1 : STDOUT_FILENO;
   int error_output = ::fcntl(STDERR_FILENO, F_GETFD) < 0 ? -1 : STDERR_FILENO;
 
@@ -297,11 +274,15 @@ failure have_waiting_child() {
   }
   received<fork_answer> announced = hear();
   if (!announced.fine) return {"hear from the forkserver, which has died", ECONNRESET, {}};
-  if (announced.message.error != 0 || announced.descriptors.empty()) {
+  const bool relays = the_server->book == nullptr;
+  if (announced.message.error != 0 || announced.descriptors.size() != (relays ? 2 : 1)) {
     end_server();
     return {"fork in the forkserver", announced.message.error != 0 ? announced.message.error : EMFILE, {}};
   }
   next.socket = std::move(announced.descriptors[0]);
+  if (relays) {
+    next.parent = std::make_shared<served_child>(platform::call_fd(announced.descriptors[1].release()), the_server->process);
+  }
   if (!watch_waiting_child(announced.message.pid)) return {"watch the forkserver's child", errno, {}};
   return {};
 }
@@ -322,39 +303,63 @@ failure run_preload(const std::vector<std::byte>& packed) {
   return {"run a preloaded function in the forkserver", ECANCELED, heard.message.text};
 }
 
+std::atomic<bool> relays_for_tests{false};
+
+/// The memory that is shared with a server whose children are this process's own; it has none else.
+struct shared_ledger {
+  platform::call_fd file;
+  fork_ledger* book = nullptr;
+};
+
+failure make_ledger(shared_ledger& ledger) {
+  ledger.file = platform::make_memory_file(fork_ledger::size);
+  ledger.book = ledger.file ? fork_ledger::map(ledger.file.get()) : nullptr;
+  if (ledger.book == nullptr) return {"make the forkserver's memory", errno, {}};
+  // A forked copy of the program has no business with it.
+  const long kept = platform::keep_from_children(ledger.book, fork_ledger::size);
+  if (kept >= 0) return {};
+  ::munmap(ledger.book, fork_ledger::size);
+  return {"keep the forkserver's memory from children", static_cast<int>(-kept), {}};
+}
+
+/// It runs, and nothing has been heard of it yet.
+failure start_server() {
+  const bool relays = forks_are_relayed();
+  unique_fd own_end, servers_end;
+  if (!platform::connect_two_processes(own_end, servers_end, !relays)) return {"make a socket", errno, {}};
+  shared_ledger ledger;
+  if (!relays) {
+    if (failure failed = make_ledger(ledger); failed.stage != nullptr) return failed;
+  }
+  const int given[] = {servers_end.get(), ledger.file.get()};
+  const program_started started = start_program(relays ? program_role::relaying_forkserver : program_role::forkserver,
+                                                {given, relays ? std::size_t{1} : std::size_t{2}}, {});
+  platform::call_fd end;
+  int error = started.error;
+  if (started.failed == nullptr) {
+    end = platform::call_fd(platform::watch_end_of(started.pid).release());
+    error = errno;
+  }
+  if (!end) {
+    if (ledger.book != nullptr) ::munmap(ledger.book, fork_ledger::size);
+    if (started.failed != nullptr) return {started.failed, error, {}};
+    ::kill(started.pid, SIGKILL);
+    platform::end_own_child(started.pid, unique_fd());
+    return {"watch the forkserver", error, {}};
+  }
+  the_server->process = std::make_shared<server_process>(started.pid, std::move(end));
+  the_server->book = ledger.book;
+  the_server->last_announced = 0;
+  the_server->socket = own_end.release();
+  return {};
+}
+
 failure have_server() {
   const rights_of_process rights = rights_of_process::now();
   if (the_server->socket >= 0 && (has_died() || rights != the_server->started_with)) end_server();
   if (the_server->socket >= 0) return {};
-  int ends[2];
-  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return {"make a socket", errno, {}};
-  const unique_fd own_end(ends[0]), servers_end(ends[1]);
-  const platform::call_fd memory = platform::make_memory_file(fork_ledger::size);
-  fork_ledger* const book = memory ? fork_ledger::map(memory.get()) : nullptr;
-  if (book == nullptr) return {"make the forkserver's memory", errno, {}};
-  // A forked copy of the program has no business with it.
-  const long kept = platform::keep_from_children(book, fork_ledger::size);
-  const int given[] = {servers_end.get(), memory.get()};
-  const program_started started =
-      kept < 0 ? program_started{-1, "keep the forkserver's memory from children", static_cast<int>(-kept)}
-               : start_program(program_role::forkserver, given, {});
-  if (started.failed != nullptr) {
-    ::munmap(book, fork_ledger::size);
-    return {started.failed, started.error, {}};
-  }
-  the_server->book = book;
-  the_server->last_announced = 0;
-  the_server->socket = ::fcntl(own_end.get(), F_DUPFD_CLOEXEC, 3);
+  if (failure failed = start_server(); failed.stage != nullptr) return failed;
   the_server->started_with = rights;
-  the_server->pid = started.pid;
-  the_server->process = unique_fd(static_cast<int>(::syscall(SYS_pidfd_open, started.pid, 0)));
-  if (!the_server->process) {
-    const int error = errno;
-    ::kill(started.pid, SIGKILL);
-    ::waitpid(started.pid, nullptr, __WALL);
-    end_server();
-    return {"watch the forkserver", error, {}};
-  }
   const received<fork_answer> ready = hear();
   if (ready.fine && ready.message.text[0] != '\0') {
     end_server();
@@ -385,7 +390,10 @@ void have_forkserver() {
   static_cast<void>(have_server());
 }
 
-program_started call_by_server(std::span<const int> descriptors, const started_output& output,
+bool forks_are_relayed() noexcept { return platform::forks_stay_with_server || relays_for_tests.load(); }
+void relay_forks_always() noexcept { relays_for_tests.store(true); }
+
+program_started call_by_server(std::span<const int> descriptors, const started_output& output, const tree_to_end& tree,
                                const std::function<void()>& note_start) {
   const having_turn turn;
   const auto failed_to = [](const failure& failed) { return program_started{-1, failed.stage, failed.error, {}}; };
@@ -399,6 +407,11 @@ program_started call_by_server(std::span<const int> descriptors, const started_o
   for (int dead = 0;; ++dead) {
     if (failure failed = have_waiting_child(); failed.stage != nullptr) return failed_to(failed);
     waiting_child& child = the_server->next;
+    if (child.parent && !child.parent->give(tree.whole, tree.mark)) {
+      const int error = errno;
+      end_server();
+      return failed_to({"ask the forkserver, which has died", error, {}});
+    }
     if (send_message(child.socket.get(), message, all)) break;
     const int error = errno;
     if (error != EPIPE && error != ECONNRESET) return failed_to({"ask the forkserver's child", error, {}});
@@ -406,8 +419,8 @@ program_started call_by_server(std::span<const int> descriptors, const started_o
     dismiss_waiting_child();
     if (dead == most_dead) return failed_to({"ask the forkserver's child, which has died", error, {}});
   }
-  const waiting_child started = std::exchange(the_server->next, {});
-  return {started.pid, nullptr, 0, ::fcntl(started.process.get(), F_DUPFD_CLOEXEC, 0)};
+  waiting_child started = std::exchange(the_server->next, {});
+  return {started.pid, nullptr, 0, started.process.release(), -1, std::move(started.parent)};
 }
 
 void preload_in_forkserver(const call_entry& entry, const std::function<void(output_archive&)>& write) {

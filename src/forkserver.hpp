@@ -3,6 +3,7 @@
 #include <functional>
 #include <span>
 
+#include "platform/contract.hpp"
 #include "program_start.hpp"
 
 namespace pynisher::detail {
@@ -10,14 +11,26 @@ namespace pynisher::detail {
 /// In the started program: forks children for the program that started it, and ends with it. `ledger`: memory in which
 /// the program finds the last child, should this process be killed before it can announce it.
 [[noreturn]] void serve_forks(int socket, int ledger);
+/// The same where the children are this process's own, which deals with them as the program asks.
+[[noreturn]] void relay_forks(int socket);
+/// True: that is how it is done here.
+bool forks_are_relayed() noexcept;
+/// For tests, before the first call, of what other systems do.
+void relay_forks_always() noexcept;
 
 /// Starts this process's server if it does not run, so that the next call does not have to. Failures are that call's.
 void have_forkserver();
 
+/// How a call's child is to be ended by whom it is left to.
+struct tree_to_end {
+  bool whole = false;
+  platform::call_mark mark{};
+};
+
 /// Gives `descriptors` to a child of this process's server, which is started if need be. The child is this process's
-/// own. `note_start` is called just before. Throws `std::bad_alloc`. `output`: what the child has in place of the
+/// own, or `parent` is told. `note_start` is called just before. Throws `std::bad_alloc`. `output`: what the child has in place of the
 /// program's; -1: that.
-program_started call_by_server(std::span<const int> descriptors, const started_output& output,
+program_started call_by_server(std::span<const int> descriptors, const started_output& output, const tree_to_end& tree,
                                const std::function<void()>& note_start);
 
 // Children that wait for their call at a socket, whoever has made them. A copy of an isolate keeps its directory, its

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 #include <vector>
 
 #include "descriptor_passing.hpp"
@@ -29,12 +30,31 @@ struct fork_request {
   bool has_error_output = false;
 };
 
-/// A child, whose socket comes along, or what came of a request.
+/// A child, whose socket comes along, or what came of a request. Of a server that relays, two sockets: the child's, and
+/// one at which the server is asked about it.
 struct fork_answer {
   std::int64_t pid = -1;
   std::int32_t error = 0;
   char text[512] = {};  ///< what a preloaded function threw
 };
+
+/// What a server that relays is asked about one of its children. The end of such a conversation is the child's.
+struct relay_request {
+  enum class kind : std::uint8_t {
+    given,   ///< the child gets a call now: how it is to be ended, should the program end first
+    signal,  ///< no answer
+    end,     ///< answered when the child, and what it has started, is gone
+  } what = kind::end;
+  bool whole_tree = false;
+  bool orderly = false;
+  std::int32_t signal = 0;
+  platform::call_mark mark{};
+};
+
+struct relay_answer {
+  platform::exit_status status;
+};
+static_assert(std::is_trivially_copyable_v<relay_request> && std::is_trivially_copyable_v<relay_answer>);
 
 /// In memory that program and server share. The kernel writes it as part of the fork: there is no moment at which the
 /// program could not know of a child, however the server ends.
@@ -52,10 +72,16 @@ static_assert(sizeof(std::atomic<pid_t>) == sizeof(pid_t) && std::atomic<pid_t>:
 
 template <class Message>
 bool send_message(int socket, const Message& message, std::span<const int> descriptors) {
-  for (;;) {
-    if (send_bytes(socket, std::as_bytes(std::span(&message, 1)), descriptors, 0) == sizeof message) return true;
-    if (errno != EINTR) return false;
+  std::span<const std::byte> left = std::as_bytes(std::span(&message, 1));
+  while (!left.empty()) {
+    // They go with the first byte.
+    const bool is_first = left.size() == sizeof message;
+    const ssize_t sent = send_bytes(socket, left, is_first ? descriptors : std::span<const int>(), 0);
+    if (sent < 0 && errno == EINTR) continue;
+    if (sent <= 0) return false;
+    left = left.subspan(static_cast<std::size_t>(sent));
   }
+  return true;
 }
 
 template <class Message>
@@ -66,13 +92,25 @@ struct received {
   std::vector<platform::unique_fd> descriptors;
 };
 
-/// What is there. Throws `std::bad_alloc` before anything is received.
+/// What is there, and the rest of it where the socket keeps no bounds. Throws `std::bad_alloc` before anything is received.
 template <class Message>
 received<Message> receive_message(int socket, int flags = 0) {
   received<Message> got;
-  got.came =
-      receive_bytes(socket, &got.message, sizeof got.message, got.descriptors, flags, &got.fine) == sizeof got.message;
-  got.fine = got.fine && got.came;
+  std::byte bytes[sizeof(Message)];
+  std::size_t filled = 0;
+  bool all_came = true;
+  while (filled < sizeof bytes) {
+    bool these_came = true;
+    const ssize_t more = receive_bytes(socket, bytes + filled, sizeof bytes - filled, got.descriptors,
+                                       filled == 0 ? flags : 0, &these_came);
+    if (more < 0 && errno == EINTR) continue;
+    if (more <= 0) return got;
+    all_came = all_came && these_came;
+    filled += static_cast<std::size_t>(more);
+  }
+  std::memcpy(&got.message, bytes, sizeof bytes);
+  got.came = true;
+  got.fine = all_came;
   return got;
 }
 

@@ -1,4 +1,4 @@
-// The forkserver's own side, and that of the children which wait for a call.
+// The forkserver where its children are the program's own.
 //
 //   server:  one thread; forks a child and announces it: when the last one has ended, or when it is asked for one
 //   child:   waits at a socket of its own for the descriptors of a call, or for the other end to be closed
@@ -8,14 +8,12 @@
 // is over already, unless calls follow each other at once.
 
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,17 +21,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <stdexcept>
-#include <string>
-#include <utility>
 #include <vector>
 
-#include "call_order.hpp"
 #include "child_main.hpp"
 #include "forkserver.hpp"
+#include "forkserver_child.hpp"
 #include "forkserver_messages.hpp"
 #include "platform/contract.hpp"
 
@@ -53,79 +45,15 @@ struct serving {
   fork_ledger* book;
 };
 
-/// Their locks would stay locked in every child.
-constexpr const char* too_many_threads =
-    "the forkserver has more than one thread, of a static object or a preloaded function";
-
 void on_signal(int /*signal*/) {}
-
-rlimit descriptors_before{};
-
-/// The pages that every call needs become this process's own while there is time.
-void rehearse() {
-  static const char here = 0;
-  const auto place = platform::find_place(platform::place_of(&here), sizeof here, false);
-  static_cast<void>(place);
-  static_cast<void>(platform::mapped());
-  const volatile auto kept = ::environ;
-  ::environ = kept;
-  std::free(std::malloc(16384));
-  const std::size_t no_text = 0;
-  input_archive in(reinterpret_cast<const std::byte*>(&no_text), sizeof no_text);
-  std::string text;
-  in(text);
-  char stack[8192];
-  for (std::size_t at = 0; at < sizeof stack; at += 1024) static_cast<volatile char*>(stack)[at] = 0;
-}
-
-/// In a child that waits: takes its call, and makes it.
-[[noreturn]] void take_call(int own_socket, platform::parentage parentage) {
-  received<fork_request> received = receive_message<fork_request>(own_socket);
-  // Signals that came meanwhile, from the terminal perhaps, are not the call's.
-  sigset_t all;
-  sigfillset(&all);
-  constexpr timespec none{};
-  while (::sigtimedwait(&all, nullptr, &none) > 0) {
-  }
-  const fork_request& message = received.message;
-  const std::size_t least = std::size_t{2} + message.has_directory + message.has_output + message.has_error_output;
-  // No call will come, or its descriptors are more than this process may have.
-  if (!received.fine || received.descriptors.size() < least) platform::leave(0);
-  ::close(own_socket);
-  std::size_t at = 0;
-  const auto take = [&](bool has) { return has ? received.descriptors[at++].get() : -1; };
-  if (const int directory = take(received.message.has_directory); directory >= 0) {
-    if (::fchdir(directory) != 0) ::_exit(1);
-    ::close(directory);
-  }
-  for (const auto& [has, target] : {std::pair(received.message.has_output, STDOUT_FILENO),
-                                    std::pair(received.message.has_error_output, STDERR_FILENO)}) {
-    const int given = take(has);
-    if (given >= 0) {
-      ::dup2(given, target);
-      ::close(given);
-    } else if (parentage == platform::parentage::adopted) {
-      ::close(target);
-    }
-  }
-  const int region = take(true), doorbell = take(true);
-  const auto next = [&] { return take(at < received.descriptors.size()); };
-  const int order = next(), conversation = next();
-  follow_order(region, doorbell, order, conversation, parentage);
-}
 
 /// In the child that was forked: waits for its call.
 [[noreturn]] void become_call(const serving& server, int own_socket, const std::vector<child_of_program>& siblings) {
   ::close(server.socket);
   ::munmap(server.book, fork_ledger::size);
-  ::setrlimit(RLIMIT_NOFILE, &descriptors_before);
   for (const auto& sibling : siblings) ::close(sibling.process.get());
   ::signal(SIGTERM, SIG_DFL);
-  platform::prepare_set_up();
-  prepare_to_run();
-  rehearse();
-  ::prctl(PR_SET_NAME, "pynisher-waits");
-  take_call(own_socket, platform::parentage::adopted);
+  wait_for_call(own_socket, platform::parentage::adopted);
 }
 
 /// As the program's child, with its number in the ledger; `process` becomes its descriptor, or remains what it is.
@@ -174,45 +102,6 @@ bool announce_child(const serving& server, std::vector<child_of_program>& siblin
   return send_message(server.socket, announced, {&sent, fine ? std::size_t{1} : std::size_t{0}}) && fine;
 }
 
-fork_answer run_preloaded(const received<fork_request>& received) {
-  fork_answer result;
-  std::size_t at = 0;
-  const auto take = [&](bool has) {
-    return has && at < received.descriptors.size() ? received.descriptors[at++].get() : -1;
-  };
-  if (const int directory = take(received.message.has_directory); directory >= 0) {
-    static_cast<void>(::fchdir(directory));
-  }
-  const int nothing = ::fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-  ::dup2(take(received.message.has_output), STDOUT_FILENO);
-  ::dup2(take(received.message.has_error_output), STDERR_FILENO);
-  const auto fail = [&result](const char* why) { std::strncpy(result.text, why, sizeof result.text - 1); };
-  try {
-    const int file = take(true);
-    const off_t size = ::lseek(file, 0, SEEK_END);
-    std::vector<std::byte> bytes(static_cast<std::size_t>(std::max<off_t>(size, 0)));
-    if (::pread(file, bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-      throw wire_error("it was not received");
-    input_archive in(bytes.data(), bytes.size());
-    struct nowhere final : byte_sink {
-      window next(std::byte* /*filled_to*/) override { throw wire_error("a preloaded function has no reply"); }
-    } sink;
-    output_archive no_reply(sink, {nullptr, nullptr});
-    read_call(in)->run(no_reply);
-    if (platform::threads() > 1) throw std::runtime_error(too_many_threads);
-  } catch (const std::exception& e) {
-    fail(e.what()[0] != '\0' ? e.what() : "an exception without a text");
-  } catch (...) {
-    fail("it threw something that is no std::exception");
-  }
-  platform::flush_iostreams();
-  ::fflush(nullptr);
-  ::dup2(nothing, STDOUT_FILENO);
-  ::dup2(nothing, STDERR_FILENO);
-  ::close(nothing);
-  return result;
-}
-
 /// Forgets those that have ended.
 void look_after(std::vector<child_of_program>& children) {
   std::erase_if(children, [](const child_of_program& child) {
@@ -245,8 +134,6 @@ long fork_for_parent(const thread_state& thread) {
   return pid;
 }
 
-void wait_as_copy(int socket) { take_call(socket, platform::parentage::cloned); }
-
 void serve_forks(int socket, int ledger_file) {
   const pid_t program = ::getppid();
   const serving server{socket, fork_ledger::map(ledger_file)};
@@ -266,15 +153,9 @@ void serve_forks(int socket, int ledger_file) {
   std::vector<child_of_program> children;
   std::size_t look_at = 16;
   prepare_for_children();
-  // As many descriptors as there can be: each child of the program's has one here. The children get back what was.
-  rlimit descriptors{};
-  ::getrlimit(RLIMIT_NOFILE, &descriptors);
-  descriptors_before = descriptors;
-  descriptors.rlim_cur = descriptors.rlim_max;
-  ::setrlimit(RLIMIT_NOFILE, &descriptors);
-  fork_answer ready;
-  if (platform::threads() > 1) std::strncpy(ready.text, too_many_threads, sizeof ready.text - 1);
-  bool is_heard = send_message(socket, ready, {});
+  // Each child of the program's has one here.
+  take_all_descriptors();
+  bool is_heard = send_message(socket, ready_to_serve(), {});
   while (is_heard && ::getppid() == program) {
     pollfd watched[] = {{socket, POLLIN, 0}, {children.empty() ? -1 : children.back().process.get(), POLLIN, 0}};
     // A signal also comes when only the thread ends that started this.

@@ -67,6 +67,7 @@ void init(int argc, char** argv) {
     follow_order(region, doorbell, order, conversation, platform::parentage::fresh);
   }
   if (role == program_role::forkserver) serve_forks(requests_descriptor, ledger_descriptor);
+  if (role == program_role::relaying_forkserver) relay_forks(requests_descriptor);
   std::fprintf(stderr, "pynisher: the environment has %s, which is the library's own\n", start_mark);
 }
 

@@ -20,9 +20,12 @@ namespace {
 void have_forkserver() {}
 
 void serve_forks(int /*socket*/, int /*ledger*/) { platform::leave(1); }
+void relay_forks(int /*socket*/) { platform::leave(1); }
+bool forks_are_relayed() noexcept { return false; }
+void relay_forks_always() noexcept {}
 
 program_started call_by_server(std::span<const int> /*descriptors*/, const started_output& /*output*/,
-                               const std::function<void()>& /*note_start*/) {
+                               const tree_to_end& /*tree*/, const std::function<void()>& /*note_start*/) {
   refuse();
 }
 

@@ -2,16 +2,17 @@
 
 // The program, started again as a child.
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "platform/words.hpp"
+#include "platform/contract.hpp"
 
 namespace pynisher::detail {
 
 /// What the started program is to be; `init` finds out.
-enum class program_role : char { call = 'c', forkserver = 's' };
+enum class program_role : char { call = 'c', forkserver = 's', relaying_forkserver = 'r' };
 
 struct program_started {
   pid_t pid = -1;
@@ -19,6 +20,7 @@ struct program_started {
   int error = 0;
   int process = -1;  ///< its descriptor, where there is one already; the receiver's to close
   int job = -1;      ///< likewise, where the system holds it and what it starts by one
+  std::shared_ptr<platform::distant_parent> parent{};  ///< null: this process
 };
 
 /// What a started program has as its standard output and error: the program's own or none, but for those that are

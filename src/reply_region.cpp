@@ -46,6 +46,8 @@ const char* to_string(start_stage stage) {
       return "set the memory limit";
     case start_stage::process_bound:
       return "limit the number of processes";
+    case start_stage::stay_with_server:
+      return "keep the forkserver, which has died";
   }
   return "unknown stage";
 }

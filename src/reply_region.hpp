@@ -107,6 +107,7 @@ enum class start_stage : std::uint32_t {
   wall_limit,
   memory_limit,
   process_bound,
+  stay_with_server,
 };
 const char* to_string(start_stage stage);
 

@@ -197,8 +197,9 @@ bool supervised_call::make_bounds() {
 bool supervised_call::start_afresh(child_task& task, const platform::signal_mask* mask, const child_extras& extras) {
   const bool by_server = limits_.method() == start_method::forkserver;
   plan_.parentage = extras.starter != nullptr ? platform::parentage::cloned
-                    : by_server               ? platform::parentage::adopted
-                                              : platform::parentage::fresh;
+                    : !by_server              ? platform::parentage::fresh
+                    : forks_are_relayed()     ? platform::parentage::relayed
+                                              : platform::parentage::adopted;
   const platform::signal_mask own_mask = mask != nullptr ? *mask : platform::blocked_signals();
   order_sink sink(region_.get());
   try {
@@ -231,7 +232,8 @@ bool supervised_call::start_afresh(child_task& task, const platform::signal_mask
     note_start();
     started = extras.starter->start(descriptors, extras);
   } else if (by_server) {
-    started = call_by_server(descriptors, {true, extras.out, extras.err}, note_start);
+    started = call_by_server(descriptors, {true, extras.out, extras.err},
+                             {limits_.given().terminate_child_processes, plan_.mark}, note_start);
   } else {
     note_start();
     started = start_program(program_role::call, descriptors, {true, extras.out, extras.err});
@@ -241,8 +243,9 @@ bool supervised_call::start_afresh(child_task& task, const platform::signal_mask
     failed_ = {started.failed, started.error};
     return false;
   }
-  return took(platform::watch_started_child(started.pid, platform::call_fd(started.process), platform::call_fd(started.job)),
-              "watch the child");
+  auto watched = platform::watch_started_child(started.pid, platform::call_fd(started.process), platform::call_fd(started.job));
+  watched.child.belong_to(std::move(started.parent));
+  return took(std::move(watched), "watch the child");
 }
 
 bool supervised_call::took(platform::fork_result started, const char* stage) {

@@ -89,7 +89,11 @@ std::string signal_text(const evidence& seen) {
   } else if ((seen.status == SIGSEGV || seen.status == SIGBUS) && seen.crash_address != 0) {
     text += fmt::format(" at address {:#x}", seen.crash_address);
   }
-  if (seen.status == SIGKILL) text += ", which this library did not send (the system does when memory runs out)";
+  if (seen.server_lost) {
+    text += ", with the forkserver, which has died";
+  } else if (seen.status == SIGKILL) {
+    text += ", which this library did not send (the system does when memory runs out)";
+  }
   return text;
 }
 

@@ -49,6 +49,7 @@ struct evidence {
   platform::exit_status::kind how = platform::exit_status::kind::unknown;
   int status = 0;
   std::uint32_t system_code = 0;
+  bool server_lost = false;  ///< the forkserver has died, whose child it was: it went with it, however it was reported
 
   // The child's claims.
   start_stage failed_stage = start_stage::none;

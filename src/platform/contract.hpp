@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <pynisher/options.hpp>
@@ -106,6 +107,8 @@ class unique_fd {
   ~unique_fd();
   [[nodiscard]] int get() const { return fd_; }
   [[nodiscard]] explicit operator bool() const { return fd_ >= 0; }
+  /// The caller's to close from here on.
+  [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
 
  private:
   int fd_ = -1;
@@ -119,6 +122,7 @@ class call_fd : public unique_fd {
   call_fd(call_fd&&) noexcept = default;
   call_fd& operator=(call_fd&& other) noexcept;
   ~call_fd();
+  int release() noexcept = delete;
 };
 
 /// In the child: closes the descriptors of all calls, but for its own doorbell and conversation.
@@ -196,6 +200,7 @@ struct exit_status {
   bool usage_known = false;
   pynisher::usage usage;
   std::uint64_t peak_before_kill = 0;  ///< of the program that the child runs, where it had to be killed
+  bool server_lost = false;            ///< the forkserver, whose child it was, is gone: it could not tell
 };
 
 /// The mark that a call's processes carry, so that those which left its tree are still known as its own.
@@ -209,10 +214,12 @@ enum class parentage : std::uint8_t {
   copy,     ///< forked from the program by the thread that waits for it
   fresh,    ///< the program started again by that thread
   adopted,  ///< the forkserver's, made the program's own child
+  relayed,  ///< the forkserver's own child, which ends and reaps it for the program
   cloned,   ///< a copy of an isolate, made by it the program's own child
 };
+constexpr bool is_by_server(parentage how) { return how == parentage::adopted || how == parentage::relayed; }
 /// It was there before its call was.
-constexpr bool has_waited(parentage how) { return how == parentage::adopted || how == parentage::cloned; }
+constexpr bool has_waited(parentage how) { return is_by_server(how) || how == parentage::cloned; }
 
 /// A bound on what a call and all that it starts may use of memory together, enforced by the kernel.
 class memory_bound {
@@ -296,6 +303,17 @@ struct child_plan {
   platform::parentage parentage = parentage::copy;
 };
 
+/// The parent of a child that is another process's: does what only a parent may do. A number is its child's until it has
+/// reaped it, which it does when it is asked for the end, and not before.
+class distant_parent {
+ public:
+  virtual ~distant_parent() = default;
+  /// False: the parent is gone.
+  virtual bool send(int signal) noexcept = 0;
+  /// As `child_process::end`. Empty: the parent is gone, and the child with it, or soon.
+  virtual std::optional<exit_status> end(bool orderly) noexcept = 0;
+};
+
 /// A started child that is this process's to end and to reap. Move-only; must be reaped before it goes.
 class child_process {
  public:
@@ -321,6 +339,11 @@ class child_process {
   /// Comes back when they are gone.
   exit_status end(bool whole_tree, const call_mark& mark, const detail::reply_region& region);
 
+  /// It is that one's child, and not this process's: set at once, or never.
+  void belong_to(std::shared_ptr<distant_parent> parent) noexcept { parent_ = std::move(parent); }
+  /// Where children need a death watch: it ends this one, and what that starts if `whole_tree`.
+  void tell_death_watch(bool whole_tree) const noexcept;
+
  private:
   friend class many_waiter;
   friend struct fork_result fork_child(child_plan& plan);
@@ -329,6 +352,7 @@ class child_process {
   pid_t pid_ = -1;
   call_fd pidfd_;
   call_fd job_;  ///< invalid: the system has no such thing
+  std::shared_ptr<distant_parent> parent_;  ///< null: this process
 };
 
 /// Waits for many children at once. For one thread.
@@ -389,6 +413,8 @@ bool let_go(const child_process& child, child_plan& plan);
 
 /// In the child: it ends when the program ends, or the thread that started it. Does not come back if that has happened already.
 void tie_to_program(pid_t program, parentage how) noexcept;
+/// The same for a child of the forkserver's, which ends when that does.
+void tie_to_server(pid_t server) noexcept;
 /// In a child that was started afresh: what it has not inherited.
 void note_outer_limits(bool within_memory_limit) noexcept;
 /// True within a limited call that has a memory limit, or is in such a call.
@@ -445,6 +471,29 @@ void forget_pages(void* data, std::size_t size) noexcept;
 /// Keeps shared memory out of the children of other calls, which could forge replies in it. Negative: the error number
 /// for which it could not be done.
 long keep_from_children(void* data, std::size_t size) noexcept;
+
+// --- the forkserver ------------------------------------------------------------------------------------------
+
+/// True: a process cannot make children of its parent's. The forkserver's are its own, and the program deals with them
+/// through it.
+extern const bool forks_stay_with_server;
+/// Two connected sockets, over which descriptors can be sent. `in_messages`: what is sent at once is received at once, where
+/// the system has such sockets; else bytes in their order. False with errno set.
+bool connect_two_processes(unique_fd& one, unique_fd& other, bool in_messages);
+/// Readable once the process has ended. Invalid with ESRCH: it has ended already; else with another errno.
+unique_fd watch_end_of(pid_t process);
+/// Kills and reaps a child of this process's; `end`: what watches its end. Where it is out of reach for signals, it has a
+/// moment to leave by itself, and is not reaped else. Without `end` it leaves by itself, and is waited for.
+void end_own_child(pid_t child, const unique_fd& end) noexcept;
+bool is_stopped(pid_t process) noexcept;
+/// Empty: it cannot be told; none: there is no such process.
+std::optional<std::string> shown_name_of(pid_t process);
+/// To be given to a process that shall work there; invalid: there is none.
+unique_fd working_directory();
+/// In the server: it no longer ends with the thread that has started it.
+void outlive_starting_thread() noexcept;
+/// In a child that waits: makes pages of the C library's its own, while there is time.
+void rehearse_set_up() noexcept;
 
 // --- waiting in shared memory -----------------------------------------------------------------------------
 

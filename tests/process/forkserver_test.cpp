@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -61,6 +62,10 @@ pid_t server_of(pid_t program) {
 }
 pid_t own_server() { return server_of(::getpid()); }
 
+/// The server's children are its own, as on systems that know it no other way.
+bool is_relayed() { return std::getenv("PYNISHER_TEST_RELAYED") != nullptr; }
+pid_t parent_of_calls() { return is_relayed() ? own_server() : ::getpid(); }
+
 int parent() { return ::getppid(); }
 int same(int x) { return x; }
 
@@ -83,7 +88,10 @@ TEST_F(ForkServer, IsStartedByTheFirstCallOrEarlyAndServesAllOfThem) {
   EXPECT_EQ(own_server(), server);
 }
 
-TEST_F(ForkServer, ItsChildrenAreTheCallersOwn) { EXPECT_EQ(limit(parent, by_server())(), ::getpid()); }
+TEST_F(ForkServer, ItsChildrenAreTheCallersOwn) {
+  const pid_t of_call = limit(parent, by_server())();
+  EXPECT_EQ(of_call, parent_of_calls());
+}
 
 TEST_F(ForkServer, HasOneThreadNoDescriptorOfTheCallersAndLittleMemory) {
   const support::held_memory ballast(std::size_t{256} << 20);
@@ -126,6 +134,7 @@ TEST_F(ForkServer, ThatWasKilledIsStartedAgain) {
 }
 
 TEST_F(ForkServer, ThatDiesTakesNoCallAlong) {
+  if (is_relayed()) GTEST_SKIP() << "it takes those along that are its children's";
   support::process_log log;
   auto running = limit([](const std::string& path) { support::log_process(path.c_str()); support::sleep_two_minutes(); },
                        by_server())
@@ -153,7 +162,9 @@ TEST_F(ForkServer, ThatIsStoppedFailsTheCallInHandAndNoOther) {
       ++failed;
     }
   }
-  EXPECT_EQ(failed, 1);
+  // A server that relays is let go on by the end of a call that had its child before.
+  if (is_relayed()) EXPECT_LE(failed, 1);
+  else EXPECT_EQ(failed, 1);
   EXPECT_EQ(limit(same, by_server())(3), 3);
 }
 
@@ -219,7 +230,7 @@ TEST_F(ForkServer, OfACopyOfTheProgramIsItsOwn) {
   const auto end = support::run_in_helper([server] {
     HELPER_CHECK(own_server() == 0);
     HELPER_CHECK(limit(same, by_server())(1) == 1);
-    HELPER_CHECK(limit(parent, by_server())() == ::getpid());
+    HELPER_CHECK(limit(parent, by_server())() == parent_of_calls());
     HELPER_CHECK(own_server() != server);
     return 0;
   });

@@ -282,6 +282,8 @@ std::uint64_t held_with_arguments(const child_plan& plan) noexcept {
 // What runs in every child stands side by side in the program (hot), on fewer pages that have to be mapped there.
 
 [[gnu::hot]] void tie_to_program(pid_t program, parentage how) noexcept {
+  // To its server, long since.
+  if (how == parentage::relayed) return;
   // The signal comes when the thread ends that is the parent, which for an adopted child may be any; the forkserver
   // ends those.
   if (!has_waited(how)) must(start_stage::die_with_parent, raw::call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL));

@@ -316,6 +316,7 @@ bool child_process::has_ended() const noexcept {
 }
 
 void child_process::send(int signal) const noexcept {
+  if (parent_ && parent_->send(signal)) return;
   raw::call(SYS_pidfd_send_signal, pidfd_.get(), signal, nullptr, 0);
 }
 
@@ -382,7 +383,16 @@ std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& a
 
 // --- its end ----------------------------------------------------------------------------------------------------
 
+// The kernel's own way is enough.
+void child_process::tell_death_watch(bool /*whole_tree*/) const noexcept {}
+
 exit_status child_process::end(bool whole_tree, const call_mark& mark, const detail::reply_region& region) {
+  if (parent_) {
+    if (auto told = parent_->end(has_ended() && region.orderly.load(std::memory_order_acquire) == 1)) {
+      pid_ = -1;
+      return *told;
+    }
+  }
   std::optional<orphans_come_here> adoption;
   if (whole_tree && !has_ended()) {
     // Standing still it makes no new children and, being their reaper, gets those whose parents are killed.
@@ -424,7 +434,8 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     result.usage.peak_memory = static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
     result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
   } else if (pidfd_) {
-    // SIGCHLD is ignored, or a handler of the application's was faster. The descriptor still tells the end.
+    // SIGCHLD is ignored, or a handler of the application's was faster; or it was another's child, who is gone. The
+    // descriptor still tells the end.
     pollfd end{pidfd_.get(), POLLIN, 0};
     while (raw::call(SYS_ppoll, &end, 1, nullptr, nullptr, 0) == -EINTR) {
     }
@@ -436,6 +447,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   // that any other child has left, is known by its mark.
   const bool orderly = ended_by_itself && region.orderly.load(std::memory_order_acquire) == 1;
   if (whole_tree && mark.value != 0 && (!orderly || has_marked_child(mark))) kill_marked(mark);
+  result.server_lost = parent_ != nullptr;
   pid_ = -1;
   return result;
 }

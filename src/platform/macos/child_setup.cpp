@@ -34,6 +34,7 @@ constexpr int crash_signals[] = {SIGSEGV, SIGBUS, SIGABRT, SIGILL, SIGTRAP, SIGF
 struct {
   struct sigaction before_crash[std::size(crash_signals)];
   pid_t pid = 0;
+  pid_t parent = 0;
   detail::reply_region* region = nullptr;
   bool ends_descendants = false;
   bool is_fresh = false;
@@ -85,7 +86,8 @@ std::uintptr_t stack_pointer(const void* context) {
 #endif
 }
 
-/// By the kernel for something that the thread did; what was sent has another code.
+/// By the kernel for something that the thread did; of most signals what was sent has another code. SIGSEGV, SIGBUS and
+/// SIGILL always look like this here.
 bool is_fault(const siginfo_t& info) { return info.si_code > 0 && info.si_code < SI_USER; }
 
 /// A fault next to the stack pointer has hit the end of the stack: the stack itself is mapped.
@@ -115,6 +117,12 @@ struct sigaction& before_crash(int signal) {
   return surrounding.before_crash[at - crash_signals];
 }
 
+/// No handler of the application's will mend the fault and go on.
+bool is_final(int signal) {
+  const struct sigaction& before = before_crash(signal);
+  return (before.sa_flags & SA_SIGINFO) == 0 && before.sa_handler == SIG_DFL;
+}
+
 /// Notes what the kernel does not tell a parent, ends what the call started, and lets the crash go on.
 void note_crash(int signal, siginfo_t* info, void* context) {
   const int last_error = errno;
@@ -122,12 +130,12 @@ void note_crash(int signal, siginfo_t* info, void* context) {
   if (::getpid() == surrounding.pid) {
     if (surrounding.is_fresh) surrounding.region->peak.store(peak_of(surrounding.pid));
     write_crash_note(signal, *info, context, last_error);
-    const bool final = before_crash(signal).sa_handler == SIG_DFL;
-    if (final && surrounding.ends_descendants) kill_descendants(surrounding.pid);
+    if (is_final(signal) && surrounding.ends_descendants) kill_descendants(surrounding.pid);
   }
   ::sigaction(signal, &before_crash(signal), nullptr);
-  // A fault happens again by itself when this returns; what was sent has to be sent again.
-  if (!is_fault(*info)) ::pthread_kill(::pthread_self(), signal);
+  // A fault happens again by itself when this returns; what was sent has to be sent again, which does no harm to what ends
+  // here anyway.
+  if (is_final(signal) || !is_fault(*info)) ::pthread_kill(::pthread_self(), signal);
   errno = last_error;
 }
 
@@ -154,20 +162,58 @@ void limit_cpu(std::chrono::nanoseconds limit) noexcept {
   must(start_stage::cpu_limit, tighten(RLIMIT_CPU, static_cast<std::uint64_t>(limit.count() / 1'000'000'000) + 2));
 }
 
+/// The kernel refuses to go below what is mapped, which nothing here can be told of: then as low as it goes.
+int tighten_address_space(std::uint64_t limit) noexcept {
+  if (tighten(RLIMIT_AS, limit) == 0) return 0;
+  rlimit now{};
+  if (errno != EINVAL || ::getrlimit(RLIMIT_AS, &now) != 0) return -1;
+  constexpr std::uint64_t page = 16384;
+  // The soft limit alone can be raised again while this is being tried out.
+  const auto takes = [&now](std::uint64_t bytes) {
+    const rlimit wanted{bytes, now.rlim_max};
+    return ::setrlimit(RLIMIT_AS, &wanted) == 0;
+  };
+  std::uint64_t refused = limit, taken = std::min<std::uint64_t>(now.rlim_max, std::uint64_t{1} << 47);
+  if (!takes(taken)) return -1;
+  while (taken - refused > page) {
+    const std::uint64_t middle = refused + (taken - refused) / 2;
+    (takes(middle) ? taken : refused) = middle;
+  }
+  return tighten(RLIMIT_AS, taken);
+}
+
 void limit_memory(const child_plan& plan) noexcept {
   if (plan.limits->given().measure == memory_measure::address_space) {
     // The reply's region is the library's, not the function's.
     surrounding.may_map = *plan.memory + detail::reply_region::size;
-    must(start_stage::memory_limit, tighten(RLIMIT_AS, *surrounding.may_map));
+    must(start_stage::memory_limit, tighten_address_space(*surrounding.may_map));
   } else {
     // For calls within this one; this one is watched by its parent.
     surrounding.may_hold = mapped().private_writable + *plan.memory;
   }
 }
 
+/// The parent may be killed before it has told its death watch of this process.
+void await_go(const child_plan& plan, std::uint32_t seen) noexcept {
+  while (plan.region->go.load() == seen) {
+    if (::getppid() != surrounding.parent) ::_exit(1);
+    wait_for_change(plan.region->go, seen);
+  }
+}
+
+/// The parent has measured a child of the forkserver as it waited; taking the arguments is not the function's affair.
+void be_measured_with_arguments(const child_plan& plan) noexcept {
+  const std::uint32_t seen = plan.region->go.load();
+  plan.region->ready.store(2);
+  doorbell::raise(plan.doorbell);
+  await_go(plan, seen);
+}
+
 }  // namespace
 
 void tie_to_program(pid_t program, parentage how) noexcept {
+  // To its server, long since.
+  if (how == parentage::relayed) return;
   if (how == parentage::copy) tell_watch_of(::getpid(), surrounding.ends_descendants);
   if (::getppid() != program) ::_exit(1);
 }
@@ -187,6 +233,7 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   surrounding.has_memory_limit = surrounding.has_memory_limit || plan.memory.has_value();
 
   tie_to_program(parent, plan.parentage);
+  surrounding.parent = plan.parentage == parentage::relayed ? ::getppid() : parent;
   if (plan.parentage == parentage::copy) {
     must(start_stage::keep_region, keep_from_children(plan.region, detail::reply_region::size) < 0 ? -1 : 0);
   }
@@ -210,10 +257,11 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept {
   if (plan.cpu_limit) limit_cpu(*plan.cpu_limit);
   if (plan.parentage != parentage::copy) {
     plan.region->ready.store(1);
-    if (plan.measures_growth) doorbell::raise(plan.doorbell);
+    if (plan.measures_growth && plan.parentage == parentage::fresh) doorbell::raise(plan.doorbell);
   }
   // Nothing runs before there is somebody to watch it.
-  while (plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
+  await_go(plan, 0);
+  if (plan.measures_growth && has_waited(plan.parentage)) be_measured_with_arguments(plan);
   if (plan.memory) limit_memory(plan);
   plan.region->not_begun.store(0);
 }

@@ -5,6 +5,7 @@
 // it is nobody's child and no wait of the application's finds it. It makes system calls only.
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/event.h>
@@ -58,13 +59,16 @@ constexpr std::size_t most_children = 16384;
 watched_child children[most_children];
 
 void take(const message& told, std::size_t& count) noexcept {
+  std::size_t at = 0;
+  while (at < count && children[at].pid != told.pid) ++at;
   if (told.what == message::kind::gone) {
-    for (std::size_t i = 0; i < count; ++i) {
-      if (children[i].pid == told.pid) children[i--] = children[--count];
-    }
-  } else if (count < most_children) {
-    children[count++] = {told.pid, told.what == message::kind::tree};
+    if (at < count) children[at] = children[--count];
+    return;
   }
+  // Each once, however often it is told of: once it is dead its tree is not found.
+  if (at == count && count == most_children) return;
+  if (at == count) children[count++] = {told.pid, false};
+  if (told.what == message::kind::tree) children[at].whole_tree = true;
 }
 
 /// False: it is to stop.
@@ -114,7 +118,14 @@ bool take_all(int socket, std::size_t& count) noexcept {
 void tell(message told) noexcept {
   const int socket = told_by.load();
   if (socket < 0 || told_by_owner.load() == 0) return;
-  ::send(socket, &told, sizeof told, MSG_DONTWAIT);
+  // It takes what it is told at once; a full socket means that it gets no time.
+  constexpr int patience = 50, moment_ms = 20;
+  for (int i = 0; i < patience; ++i) {
+    if (::send(socket, &told, sizeof told, MSG_DONTWAIT) >= 0) return;
+    if (errno != EAGAIN && errno != ENOBUFS && errno != EINTR) return;
+    pollfd room{socket, POLLOUT, 0};
+    ::poll(&room, 1, moment_ms);
+  }
 }
 
 // From here on: under the mutex.
@@ -139,6 +150,12 @@ void start_watch() {
   program_end() = std::move(own);
   told_by.store(program_end().get());
   told_by_owner.store(owner);
+}
+
+/// Somebody may have killed it.
+bool is_watch_gone() {
+  char nothing = 0;
+  return ::recv(told_by.load(), &nothing, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 void stop_watch() {
@@ -171,6 +188,7 @@ void parent_death_watch::start() noexcept {
     holder_ = self;
     ++state.users;
   }
+  if (told_by.load() >= 0 && is_watch_gone()) told_by.store(-1);
   if (told_by.load() < 0) start_watch();
 }
 

@@ -53,13 +53,12 @@ call_fd make_growing_file() {
   return keep_from_exec(file.get()) ? std::move(file) : call_fd();
 }
 
-}  // namespace
-
-bool connect_two(call_fd& one, call_fd& other) {
+template <class Descriptor>
+bool connect_both(Descriptor& one, Descriptor& other) {
   int ends[2];
   if (::socketpair(AF_UNIX, SOCK_STREAM, 0, ends) != 0) return false;
-  one = call_fd(ends[0]);
-  other = call_fd(ends[1]);
+  one = Descriptor(ends[0]);
+  other = Descriptor(ends[1]);
   if (!one || !other) return false;
   for (const int end : {one.get(), other.get()}) {
     const int yes = 1;
@@ -67,6 +66,11 @@ bool connect_two(call_fd& one, call_fd& other) {
   }
   return true;
 }
+
+}  // namespace
+
+bool connect_two(call_fd& one, call_fd& other) { return connect_both(one, other); }
+bool connect_two(unique_fd& one, unique_fd& other) { return connect_both(one, other); }
 
 void close_descriptor(int fd) noexcept { ::close(fd); }
 

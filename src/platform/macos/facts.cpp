@@ -42,17 +42,21 @@ const char* signal_meaning(int signal) noexcept {
 
 namespace {
 
-/// Tried in a child: older systems take the limit and do not mind it.
+/// Tried in a child: older systems take the limit and do not mind it, newer ones refuse one below what is mapped.
 bool address_space_limit_holds() {
   static std::atomic<int> known{-1};
   if (known.load() >= 0) return known.load() == 1;
   const pid_t child = ::fork();
   if (child == 0) {
-    constexpr std::size_t limit = std::size_t{64} << 20;
+    constexpr std::size_t piece = std::size_t{1} << 40;
+    // Far above what any process has, and below what it could have.
+    constexpr std::size_t limit = 4 * piece;
     const rlimit wanted{limit, limit};
     if (::setrlimit(RLIMIT_AS, &wanted) != 0) ::_exit(1);
-    const void* more = ::mmap(nullptr, 4 * limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
-    ::_exit(more == MAP_FAILED ? 0 : 1);
+    for (int i = 0; i < 5; ++i) {
+      if (::mmap(nullptr, piece, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0) == MAP_FAILED) ::_exit(0);
+    }
+    ::_exit(1);
   }
   int status = 0;
   while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
@@ -83,6 +87,7 @@ std::string why_not(feature what) {
     case feature::cpu_time:
     case feature::fork:
     case feature::spawn:
+    case feature::forkserver:
     case feature::parent_death:
     case feature::cancel:
     case feature::kill_tree:
@@ -90,8 +95,6 @@ std::string why_not(feature what) {
     case feature::memory_growth:
     case feature::decorator:
       return {};
-    case feature::forkserver:
-      return "this system cannot make a forkserver's child the program's own; use spawn";
     case feature::memory_address_space:
       if (address_space_limit_holds()) return {};
       return "this system does not enforce a limit on address space (RLIMIT_AS)";

@@ -43,18 +43,6 @@ exit_status from_wait_status(int status) {
   return ended;
 }
 
-/// A queue that becomes readable at a process's end and keeps its status; invalid with ESRCH: it has ended already.
-call_fd watch_end_of(pid_t pid) {
-  call_fd queue(::kqueue());
-  if (!queue) return queue;
-  struct kevent end {};
-  EV_SET(&end, static_cast<std::uintptr_t>(pid), EVFILT_PROC, EV_ADD, NOTE_EXIT | NOTE_EXITSTATUS, 0, nullptr);
-  if (::kevent(queue.get(), &end, 1, nullptr, 0, nullptr) == 0) return queue;
-  const int error = errno;
-  queue = call_fd();
-  errno = error;
-  return queue;
-}
 
 /// What the queue has been told: for a child that somebody else has reaped.
 exit_status status_kept_by(int queue) {
@@ -105,6 +93,19 @@ pid_t fork_with(const child_plan& plan) {
 
 }  // namespace
 
+int queue_end_of(pid_t process) noexcept {
+  const int queue = ::kqueue();
+  if (queue < 0) return queue;
+  struct kevent end {};
+  // The status too is told to everybody who may send it signals.
+  EV_SET(&end, static_cast<std::uintptr_t>(process), EVFILT_PROC, EV_ADD, NOTE_EXIT | NOTE_EXITSTATUS, 0, nullptr);
+  if (::kevent(queue, &end, 1, nullptr, 0, nullptr) == 0) return queue;
+  const int error = errno;
+  ::close(queue);
+  errno = error;
+  return -1;
+}
+
 // --- fork ---------------------------------------------------------------------------------------------------
 
 void forget_pages(void* data, std::size_t size) noexcept { ::madvise(data, size, MADV_DONTNEED); }
@@ -143,7 +144,7 @@ fork_result watch_started_child(pid_t pid, call_fd process, call_fd /*job*/) {
   fork_result result;
   result.where = fork_result::side::parent;
   result.child.pid_ = pid;
-  result.child.pidfd_ = process ? std::move(process) : watch_end_of(pid);
+  result.child.pidfd_ = process ? std::move(process) : call_fd(queue_end_of(pid));
   // No such process: the child was quick, and is a zombie or reaped by somebody else. It counts as ended.
   if (!result.child.pidfd_ && errno != ESRCH) {
     result.where = fork_result::side::failed;
@@ -191,6 +192,7 @@ bool child_process::has_ended() const noexcept {
 }
 
 void child_process::send(int signal) const noexcept {
+  if (parent_ && parent_->send(signal)) return;
   // There are no signals by descriptor. Where somebody else has reaped it, the queue says so.
   if (!has_ended()) ::kill(pid_, signal);
 }
@@ -205,7 +207,15 @@ std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& a
 
 // --- its end ----------------------------------------------------------------------------------------------------
 
+void child_process::tell_death_watch(bool whole_tree) const noexcept { tell_watch_of(pid_, whole_tree); }
+
 exit_status child_process::end(bool whole_tree, const call_mark& mark, const detail::reply_region& region) {
+  if (parent_) {
+    if (auto told = parent_->end(region.orderly.load(std::memory_order_acquire) == 1)) {
+      pid_ = -1;
+      return *told;
+    }
+  }
   if (whole_tree && !has_ended()) {
     // Standing still it makes no new children.
     send(SIGSTOP);
@@ -231,13 +241,17 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     result.usage.peak_memory = static_cast<std::uint64_t>(used.ru_maxrss);
     result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
   } else {
-    // SIGCHLD is ignored, or a handler of the application's was faster.
+    // SIGCHLD is ignored, or a handler of the application's was faster; or it was another's child, who is gone.
+    pollfd end{pidfd_.get(), POLLIN, 0};
+    while (pidfd_ && ::poll(&end, 1, -1) < 0 && errno == EINTR) {
+    }
     if (pidfd_) result = status_kept_by(pidfd_.get());
     if (cpu_before_end) result.usage.user_time = *cpu_before_end;
   }
   result.peak_before_kill = peak;
   if (whole_tree && mark.value != 0 && region.orderly.load(std::memory_order_acquire) == 0) kill_session(pid_);
   tell_watch_gone(pid_);
+  result.server_lost = parent_ != nullptr;
   pid_ = -1;
   return result;
 }
