@@ -9,7 +9,8 @@
 //
 // It is this program, started again, with one thread and next to nothing open. A call costs a fork of it, however much
 // memory and however many threads the caller has. It ends with the program; when it is killed, the next call starts
-// another, and the preloaded functions run again in that. One child waits beside it for the next call.
+// another, and the preloaded functions run again in that. One child waits beside it for the next call. On Linux calls in
+// flight do not mind its death; on macOS they are its children and end with it.
 
 #include <functional>
 #include <type_traits>

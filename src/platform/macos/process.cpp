@@ -96,10 +96,13 @@ pid_t fork_with(const child_plan& plan) {
 int queue_end_of(pid_t process) noexcept {
   const int queue = ::kqueue();
   if (queue < 0) return queue;
-  struct kevent end {};
-  // The status too is told to everybody who may send it signals.
-  EV_SET(&end, static_cast<std::uintptr_t>(process), EVFILT_PROC, EV_ADD, NOTE_EXIT | NOTE_EXITSTATUS, 0, nullptr);
-  if (::kevent(queue, &end, 1, nullptr, 0, nullptr) == 0) return queue;
+  // The status is told to the parent and to whoever may send it signals, the end to everybody.
+  for (const std::uint32_t what : {NOTE_EXIT | NOTE_EXITSTATUS, NOTE_EXIT}) {
+    struct kevent end {};
+    EV_SET(&end, static_cast<std::uintptr_t>(process), EVFILT_PROC, EV_ADD, what, 0, nullptr);
+    if (::kevent(queue, &end, 1, nullptr, 0, nullptr) == 0) return queue;
+    if (errno != EACCES) break;
+  }
   const int error = errno;
   ::close(queue);
   errno = error;
