@@ -281,7 +281,8 @@ failure have_waiting_child() {
   }
   next.socket = std::move(announced.descriptors[0]);
   if (relays) {
-    next.parent = std::make_shared<served_child>(platform::call_fd(announced.descriptors[1].release()), the_server->process);
+    next.parent =
+        std::make_shared<served_child>(platform::call_fd(announced.descriptors[1].release()), the_server->process);
   }
   if (!watch_waiting_child(announced.message.pid)) return {"watch the forkserver's child", errno, {}};
   return {};

@@ -1,7 +1,7 @@
 #pragma once
 
-// What the servers have in common, whosever their children are (forkserver_serving.cpp, forkserver_relaying.cpp), and the
-// children that wait for a call.
+// What the servers have in common, whosever their children are (forkserver_serving.cpp, forkserver_relaying.cpp), and
+// the children that wait for a call.
 
 #include "forkserver_messages.hpp"
 #include "platform/contract.hpp"

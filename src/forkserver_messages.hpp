@@ -92,7 +92,8 @@ struct received {
   std::vector<platform::unique_fd> descriptors;
 };
 
-/// What is there, and the rest of it where the socket keeps no bounds. Throws `std::bad_alloc` before anything is received.
+/// What is there, and the rest of it where the socket keeps no bounds. Throws `std::bad_alloc` before anything is
+/// received.
 template <class Message>
 received<Message> receive_message(int socket, int flags = 0) {
   received<Message> got;

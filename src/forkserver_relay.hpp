@@ -35,8 +35,8 @@ class server_process {
   platform::call_fd end_;
 };
 
-/// A child of such a server's, as the program speaks of it with the server. Where this goes without the child's end, the
-/// server ends it. For one thread.
+/// A child of such a server's, as the program speaks of it with the server. Where this goes without the child's end,
+/// the server ends it. For one thread.
 class served_child final : public platform::distant_parent {
  public:
   served_child(platform::call_fd conversation, std::shared_ptr<server_process> server)

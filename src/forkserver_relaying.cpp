@@ -1,8 +1,8 @@
 // The forkserver where its children are its own: no process can make children of its parent's there, or the tests want
 // it so.
 //
-//   server:  one thread; forks a child and announces it, as the other one does (forkserver_serving.cpp); sends signals to
-//            its children, ends and reaps them, when it is asked to
+//   server:  one thread; forks a child and announces it, as the other one does (forkserver_serving.cpp); signals, ends
+//            and reaps its children when it is asked to
 //   program: watches the child by its number, which is the child's until it asks for the end (forkserver_relay.hpp)
 //
 // A child lives no longer than the conversation about it, than the program, and than the server.

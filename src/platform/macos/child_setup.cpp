@@ -133,8 +133,8 @@ void note_crash(int signal, siginfo_t* info, void* context) {
     if (is_final(signal) && surrounding.ends_descendants) kill_descendants(surrounding.pid);
   }
   ::sigaction(signal, &before_crash(signal), nullptr);
-  // A fault happens again by itself when this returns; what was sent has to be sent again, which does no harm to what ends
-  // here anyway.
+  // A fault happens again by itself when this returns; what was sent has to be sent again, which does no harm to what
+  // ends here anyway.
   if (is_final(signal) || !is_fault(*info)) ::pthread_kill(::pthread_self(), signal);
   errno = last_error;
 }

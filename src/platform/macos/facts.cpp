@@ -107,10 +107,10 @@ std::string why_not(feature what) {
 }
 
 const char* memory_limit_caveat() noexcept {
-  return "no limit of this system's kernel bounds the memory of a call: the child's footprint is sampled every 1 to 50 ms, "
-         "the more often the nearer it is, and the child is ended when it is above. It may overshoot by what it takes in "
-         "a millisecond, some 8 MiB, and by what it takes while the caller gets no processor. An allocation is never "
-         "refused.";
+  return "no limit of this system's kernel bounds the memory of a call: the child's footprint is sampled every 1 to 50 "
+         "ms, the more often the nearer it is, and the child is ended when it is above. It may overshoot by what it "
+         "takes in a millisecond, some 8 MiB, and by what it takes while the caller gets no processor. An allocation is "
+         "never refused.";
 }
 
 std::string why_no_process_bound() { return "this system counts the processes of a user, not those of a call"; }

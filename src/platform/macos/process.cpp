@@ -43,7 +43,6 @@ exit_status from_wait_status(int status) {
   return ended;
 }
 
-
 /// What the queue has been told: for a child that somebody else has reaped.
 exit_status status_kept_by(int queue) {
   struct kevent end {};
