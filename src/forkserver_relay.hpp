@@ -36,7 +36,7 @@ class server_process {
 };
 
 /// A child of such a server's, as the program speaks of it with the server. Where this goes without the child's end,
-/// the server ends it. For one thread.
+/// the server ends it. For one thread, but for `send`.
 class served_child final : public platform::distant_parent {
  public:
   served_child(platform::call_fd conversation, std::shared_ptr<server_process> server)

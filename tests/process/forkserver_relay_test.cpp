@@ -166,6 +166,19 @@ TEST_F(Relay, TheServersDeathEndsItsCallsWithAllTheyHaveStartedAndSaysSo) {
   EXPECT_FALSE(has_children());
 }
 
+TEST_F(Relay, TheServersDeathBeforeTheFunctionBeginsIsAStartThatFailed) {
+  EXPECT_EQ(limit(same, by_server())(1), 1);
+  const pid_t server = server_of(::getpid()), waiting = waiting_child_of(server);
+  ::kill(waiting, SIGSTOP);
+  support::await_stopped(waiting);
+  auto running = limit(same, by_server()).start(2);
+  ASSERT_EQ(running.pid(), waiting);
+  ::kill(server, SIGKILL);
+  EXPECT_THAT(running.get_outcome(), support::FailedWith<pynisher::StartException>([](auto& e) {
+                EXPECT_THAT(e.what(), HasSubstr("forkserver"));
+              }));
+}
+
 TEST_F(Relay, AResultThatWasThereBeforeTheServerDiedCounts) {
   support::process_log log;
   support::helper_process program([&] {
