@@ -139,6 +139,8 @@ bool relaying_server::announce_child() {
                       : platform::watch_started_child(pid);
     if (started.where == platform::fork_result::side::failed) announced.error = started.error;
   }
+  // Before the program hears of it: a child that has been killed is known by its conversation, which only it has then.
+  childs_end = unique_fd();
   const bool fine = announced.error == 0;
   if (fine) {
     started.child.tell_death_watch(false);

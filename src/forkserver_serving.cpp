@@ -84,7 +84,8 @@ bool announce_child(const serving& server, std::vector<child_of_program>& siblin
   int conversation[2] = {-1, -1};
   fork_answer announced;
   if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, conversation) != 0) announced.error = errno;
-  const unique_fd programs_end(conversation[0]), childs_end(conversation[1]);
+  const unique_fd programs_end(conversation[0]);
+  unique_fd childs_end(conversation[1]);
   int process = -1;
   if (announced.error == 0) {
     const long pid = fork_for_program(server, thread, process);
@@ -96,6 +97,8 @@ bool announce_child(const serving& server, std::vector<child_of_program>& siblin
     if (pid < 0) announced.error = errno;
     announced.pid = pid;
   }
+  // Before the program hears of it: a child that has been killed is known by its conversation, which only it has then.
+  childs_end = unique_fd();
   if (process >= 0) siblings.push_back({unique_fd(process)});
   const bool fine = announced.error == 0;
   const int sent = programs_end.get();
