@@ -208,7 +208,6 @@ call_record supervised_call::finish() {
   seen_.system_code = status.system_code;
   seen_.server_lost = status.server_lost;
   if (memory_bound_ && seen_.cause == ended_for::nothing && tree_used_up(clock::now())) seen_.cause = ended_for::memory;
-  seen_.memory_by_kernel = memory_bound_.has_value();
   seen_.usage = usage_of(status, region_.get(), wall, inherited_peak_, peak_seen_);
   note_child_claims(seen_, plan_);
   auto reply = reader_.finish();

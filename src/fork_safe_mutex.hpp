@@ -9,6 +9,16 @@ namespace pynisher::detail {
 // No static of a function in this library is made on its first use but under such a mutex: a program that forks while one
 // of its threads makes it would have a child in which it is never finished.
 
+#if defined(_WIN32)
+// libstdc++'s own wait loses wake-ups where it knows no way of the system's to wait for a word.
+/// Comes back when `word` is no longer that, or for no reason.
+void wait_while(std::atomic<int>& word, int is) noexcept;
+void wake_one(std::atomic<int>& word) noexcept;
+#else
+inline void wait_while(std::atomic<int>& word, int is) noexcept { word.wait(is); }
+inline void wake_one(std::atomic<int>& word) noexcept { word.notify_one(); }
+#endif
+
 /// A mutex that no fork catches locked by another thread: every fork of the program, the application's own too, waits
 /// for it. A thread that forks while it holds one keeps it, on both sides of the fork. Nothing of the C library is in
 /// it: a page of that costs a fresh child more than all of its locking.
@@ -17,13 +27,13 @@ class fork_safe_mutex {
   void lock() {
     int free = 0;
     if (!state_.compare_exchange_strong(free, locked)) {
-      while (state_.exchange(waited_for) != 0) state_.wait(waited_for);
+      while (state_.exchange(waited_for) != 0) wait_while(state_, waited_for);
     }
     owner_.store(::pthread_self(), std::memory_order_relaxed);
   }
   void unlock() {
     owner_.store(pthread_t{}, std::memory_order_relaxed);
-    if (state_.exchange(0) == waited_for) state_.notify_one();
+    if (state_.exchange(0) == waited_for) wake_one(state_);
   }
   [[nodiscard]] bool is_mine() const {
     return ::pthread_equal(owner_.load(std::memory_order_relaxed), ::pthread_self()) != 0;

@@ -154,7 +154,7 @@ class supervised_call {
   std::uint64_t inherited_peak_ = 0;  ///< of a child that is the program started again
   std::uint64_t peak_seen_ = 0;
   std::chrono::nanoseconds peak_interval_ = std::chrono::milliseconds(4);
-  std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_, peak_look_;
+  std::optional<platform::clock::time_point> deadline_, cpu_look_, memory_look_, peak_look_, process_look_;
 };
 
 }  // namespace pynisher::detail

@@ -67,6 +67,13 @@ void warn_of_soft_limit(const settings& limits) {
   warn(caveat);
 }
 
+void warn_of_soft_process_bound(const settings& limits) {
+  static std::atomic<bool> warned{false};
+  const char* const caveat = platform::process_bound_caveat();
+  if (caveat == nullptr || !limits.given().warnings || limits.given().processes == 0 || warned.exchange(true)) return;
+  warn(caveat);
+}
+
 void warn_of_loose_tree(const settings& limits) {
   static std::atomic<bool> warned{false};
   if (!limits.given().warnings || !limits.given().terminate_child_processes || warned.load(std::memory_order_relaxed)) return;
@@ -98,6 +105,8 @@ nanoseconds cpu_interval(nanoseconds left) {
 nanoseconds memory_interval(std::uint64_t left) {
   return until_it_may_be_used_up(static_cast<double>(left), 8.0 * 1024 * 1024 / 1e6, 1ms, 50ms);
 }
+
+constexpr nanoseconds process_interval = 5ms;
 
 std::uint64_t largest_reply(const settings& limits) {
   const std::uint64_t half = platform::physical_memory() / 2;
@@ -155,7 +164,10 @@ void supervised_call::cancel() noexcept {
     // The kernel hands an outer limit on as a number that contains what the outer process held, and a fresh one does not.
     plan_.memory = tighter(plan_.memory, platform::outer_memory_left(limits_.given().measure));
   }
-  plan_.measures_growth = plan_.memory && limits_.given().measure == memory_measure::growth;
+  const memory_measure measure = limits_.given().measure;
+  plan_.measures_growth =
+      plan_.memory && (measure == memory_measure::growth ||
+                       (measure == memory_measure::resident_tree && platform::looked_after_by_parent().tree));
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
   return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask, extras);
@@ -266,7 +278,12 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (inherited_peak_ != 0) peak_look_ = plan_.started + peak_interval_;
   if (memory_bound_) memory_look_ = plan_.started + memory_interval(*limits_.memory());
-  if (plan_.measures_growth) memory_look_ = plan_.started + memory_interval(*plan_.memory);
+  const platform::looked_after looks = platform::looked_after_by_parent();
+  const bool is_address_space = plan_.memory && limits_.given().measure == memory_measure::address_space;
+  if (plan_.measures_growth || (is_address_space && looks.address_space)) {
+    memory_look_ = plan_.started + memory_interval(*plan_.memory);
+  }
+  if (process_bound_ && looks.processes) process_look_ = plan_.started + process_interval;
   return true;
 }
 
@@ -296,7 +313,7 @@ void supervised_call::cannot_begin(const char* stage, int error) {
 
 std::optional<clock::time_point> supervised_call::next_look() const {
   std::optional<clock::time_point> next;
-  for (const auto& time : {deadline_, cpu_look_, memory_look_, peak_look_}) {
+  for (const auto& time : {deadline_, cpu_look_, memory_look_, peak_look_, process_look_}) {
     if (time && (!next || *time < *next)) next = time;
   }
   return next;
@@ -325,6 +342,10 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   if (cpu_look_ && now >= *cpu_look_ && cpu_used_up(now)) return over(ended_for::cpu_time);
   if (memory_look_ && now >= *memory_look_ && memory_used_up(now)) return over(ended_for::memory);
   if (peak_look_ && now >= *peak_look_) note_peak(now);
+  if (process_look_ && now >= *process_look_) {
+    process_bound_->end_surplus(child_);
+    process_look_ = now + process_interval;
+  }
   return false;
 }
 
@@ -362,12 +383,14 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
 }
 
 bool supervised_call::tree_used_up(clock::time_point now) {
-  // It is the kernel that ends a process at the limit; this is about the rest of them.
-  const platform::memory_bound::count held = memory_bound_->look();
+  // Where it is the kernel that ends a process at the limit, this is about the rest of them.
+  const platform::memory_bound::count held = memory_bound_->look(child_, plan_.at_start);
   const std::uint64_t limit = *limits_.memory();
   memory_look_ = now + memory_interval(held.used < limit ? limit - held.used : 0);
-  if (!held.has_ended_one) return false;
+  if (!held.has_ended_one && !held.is_passed) return false;
   seen_.memory_seen = held.peak;
+  seen_.memory_of_tree = true;
+  seen_.memory_by_kernel = held.has_ended_one;
   return true;
 }
 
@@ -426,6 +449,7 @@ void warn_before(const settings& limits) {
   warn_of_threads(limits);
   warn_of_tight_limit(limits);
   warn_of_soft_limit(limits);
+  warn_of_soft_process_bound(limits);
   warn_of_loose_tree(limits);
 }
 

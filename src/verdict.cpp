@@ -103,7 +103,8 @@ std::string memory_evidence(const evidence& seen) {
                        to_string(memory_size(seen.memory_seen)));
   }
   if (seen.cause == ended_for::memory) {
-    return fmt::format("the parent saw it hold {}", to_string(memory_size(seen.memory_seen)));
+    return fmt::format("the parent saw {} hold {}", seen.memory_of_tree ? "its processes together" : "it",
+                       to_string(memory_size(seen.memory_seen)));
   }
   if (seen.reply == reply_kind::exception || seen.reply == reply_kind::out_of_memory) {
     return "std::bad_alloc left the function";

@@ -42,6 +42,7 @@ struct evidence {
   ended_for cause = ended_for::nothing;
   pynisher::usage usage;
   std::uint64_t memory_seen = 0;  ///< growth when the memory watch fired; or the most that all processes held
+  bool memory_of_tree = false;    ///< `memory_seen` is the parent's count of the call and all that it started
   bool memory_by_kernel = false;  ///< `memory_seen` is the kernel's count of the call and all that it started
   bool interrupt_forwarded = false;
 

@@ -47,6 +47,17 @@ struct mapped_memory {
 mapped_memory mapped(pid_t process = 0);
 /// What a user should know of how memory limits hold here; null: they hold.
 const char* memory_limit_caveat() noexcept;
+/// The same of a bound on processes.
+const char* process_bound_caveat() noexcept;
+
+/// Which bounds the parent has to keep by looking, alone or beside the kernel.
+struct looked_after {
+  bool address_space = false;
+  bool tree = false;       ///< counted from what the child has when the function begins, for which it waits
+  bool processes = false;
+};
+looked_after looked_after_by_parent() noexcept;
+
 /// How many threads this process has; 1 if that cannot be told.
 int threads();
 /// The (mangled) name of the function that begins at `address`; empty: not known, the program is stripped.
@@ -221,6 +232,8 @@ constexpr bool is_by_server(parentage how) { return how == parentage::adopted ||
 /// It was there before its call was.
 constexpr bool has_waited(parentage how) { return is_by_server(how) || how == parentage::cloned; }
 
+class child_process;
+
 /// A bound on what a call and all that it starts may use of memory together, enforced by the kernel.
 class memory_bound {
  public:
@@ -243,12 +256,14 @@ class memory_bound {
     std::uint64_t used = 0;
     std::uint64_t peak = 0;
     bool has_ended_one = false;  ///< the kernel has, for want of memory
+    bool is_passed = false;      ///< the kernel lets it
   };
-  [[nodiscard]] count look() const;
+  [[nodiscard]] count look(const child_process& child, const mapped_memory& at_start) const;
 
  private:
   std::string group_, entry_;
   [[maybe_unused]] bool is_version_1_ = false;
+  [[maybe_unused]] std::uint64_t most_ = 0;
 };
 std::string why_no_memory_bound();
 
@@ -270,10 +285,13 @@ class process_bound {
   [[nodiscard]] bool is_within_memory_bound() const { return is_within_memory_bound_; }
   /// Kills whatever is left in it.
   void end_members() const noexcept;
+  /// Where the kernel does not keep it: ends those that came last and are too many.
+  void end_surplus(const child_process& child) const noexcept;
 
  private:
   std::string group_, entry_;
   bool is_within_memory_bound_ = false;
+  [[maybe_unused]] std::uint64_t most_ = 0;
 };
 std::string why_no_process_bound();
 /// In the child. False: it could not.
@@ -346,6 +364,8 @@ class child_process {
 
  private:
   friend class many_waiter;
+  friend class memory_bound;
+  friend class process_bound;
   friend struct fork_result fork_child(child_plan& plan);
   friend struct fork_result watch_started_child(pid_t pid, call_fd process, call_fd job);
   friend bool let_go(const child_process& child, child_plan& plan);

@@ -2,12 +2,14 @@
 
 #include <windows.h>
 
+#include <chrono>
 #include <cstdint>
 
 #include <gmock/gmock.h>
 
 #include <pynisher/supports.hpp>
 
+#include "platform/contract.hpp"
 #include "platform/windows/job.hpp"
 #include "support/start_methods.hpp"
 
@@ -50,8 +52,45 @@ TEST(WindowsJobs, TheKernelTakesThem) {
   ::CloseHandle(job);
 }
 
-TEST(WindowsJobs, WhatIsClaimedIsWhatWasProbed) {
-  EXPECT_EQ(platform::jobs_hold_limits(), pynisher::supports("memory_address_space"));
+TEST(WindowsJobs, MemoryTogetherProcessesAndCpuTimeAreToldAsTheyAre) {
+  using namespace std::chrono_literals;
+  constexpr std::uint64_t bytes = (std::uint64_t{3} << 30) + 7;
+  const auto told = as_told_to_kernel({.memory_together = bytes, .cpu_per_process = 1500ms, .processes = 4});
+  const auto& basic = told.BasicLimitInformation;
+  EXPECT_NE(basic.LimitFlags & JOB_OBJECT_LIMIT_JOB_MEMORY, 0u);
+  EXPECT_EQ(told.JobMemoryLimit, bytes);
+  EXPECT_NE(basic.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME, 0u);
+  EXPECT_EQ(basic.PerProcessUserTimeLimit.QuadPart, 15'000'000);  // of 100 ns
+  EXPECT_NE(basic.LimitFlags & JOB_OBJECT_LIMIT_ACTIVE_PROCESS, 0u);
+  EXPECT_EQ(basic.ActiveProcessLimit, 4u);
+  EXPECT_EQ(basic.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_MEMORY, 0u);
+}
+
+TEST(WindowsJobs, WhatIsNotLimitedIsNotTold) {
+  constexpr DWORD limits = JOB_OBJECT_LIMIT_JOB_MEMORY | JOB_OBJECT_LIMIT_PROCESS_MEMORY |
+                           JOB_OBJECT_LIMIT_PROCESS_TIME | JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
+  EXPECT_EQ(flags_of({}) & limits, 0u);
+}
+
+TEST(WindowsJobs, WhatIsCountedTogetherCannotLeave) {
+  const auto may_leave = [](const platform::job_limits& limits) {
+    return (flags_of(limits) & JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK) != 0;
+  };
+  EXPECT_TRUE(may_leave({.whole_tree = false, .memory_per_process = 1, .cpu_per_process = std::chrono::seconds(1)}));
+  EXPECT_FALSE(may_leave({.whole_tree = false, .memory_together = 1}));
+  EXPECT_FALSE(may_leave({.whole_tree = false, .processes = 1}));
+}
+
+TEST(WindowsJobs, WhatTheKernelDoesNotKeepTheParentLooksAfter) {
+  const auto looks = platform::looked_after_by_parent();
+  EXPECT_TRUE(looks.address_space);
+  EXPECT_TRUE(looks.tree);
+  EXPECT_EQ(looks.processes, !platform::jobs_hold_limits());
+  for (const char* feature : {"memory", "memory_growth", "memory_address_space", "memory_tree", "process_count"}) {
+    EXPECT_EQ(pynisher::why_not(feature), "");
+  }
+  EXPECT_EQ(platform::memory_limit_caveat() == nullptr, platform::jobs_hold_limits());
+  EXPECT_NE(platform::process_bound_caveat(), nullptr) << "threads are counted nowhere here";
 }
 
 TEST(WindowsJobs, ThisProcessIsCounted) {

@@ -204,6 +204,41 @@ TEST_P(Portable, AMemoryLimitEndsWhoTakesMore) {
   EXPECT_EQ(limit(sum, with({.memory = 256_MiB}))(numbers(1 << 20)), sum(numbers(1 << 20)));
 }
 
+TEST_P(Portable, ALimitOnAddressSpaceEndsWhoTakesMore) {
+  SKIP_UNLESS_SUPPORTED("memory_address_space");
+  SKIP_UNDER_SANITIZER("it reserves more than any limit");
+  using pynisher::memory_measure;
+  EXPECT_THAT(limit(take_memory, with({.memory = 1_GiB, .measure = memory_measure::address_space})).try_call(),
+              EndedAs(verdict::memory_limit));
+  EXPECT_EQ(limit(sum, with({.memory = 3_GiB, .measure = memory_measure::address_space}))(numbers(1 << 20)),
+            sum(numbers(1 << 20)));
+}
+
+TEST_P(Portable, ALimitForTheWholeTreeEndsWhoTakesMore) {
+  SKIP_UNLESS_SUPPORTED("memory_tree");
+  using pynisher::memory_measure;
+  const auto ended = limit(take_memory, with({.memory = 64_MiB, .measure = memory_measure::resident_tree})).try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::memory_limit));
+  EXPECT_THAT(ended.explain(), ::testing::HasSubstr("together"));
+  EXPECT_EQ(limit(sum, with({.memory = 256_MiB, .measure = memory_measure::resident_tree}))(numbers(1 << 20)),
+            sum(numbers(1 << 20)));
+}
+
+void sleep_within(pynisher::start_method method) {
+  limit(sleep_forever, {.context = method, .warnings = false})();
+}
+int twice_within(int x, pynisher::start_method method) {
+  return limit(twice, {.context = method, .warnings = false})(x);
+}
+
+TEST_P(Portable, ABoundOnProcessesLetsNoMoreLive) {
+  SKIP_UNLESS_SUPPORTED("process_count");
+  SKIP_UNDER_SANITIZER("it may have a thread of its own");
+  // The inner call's child is one too many: refused, or ended at once. Either is told to the function.
+  EXPECT_THAT(limit(sleep_within, with({.processes = 1})).try_call(GetParam()), EndedAs(verdict::raised));
+  EXPECT_EQ(limit(twice_within, with({.processes = 30}))(21, GetParam()), 42);
+}
+
 TEST_P(Portable, WhatIsNotSupportedIsRefusedByNameBeforeAnythingRuns) {
   using pynisher::start_method;
   for (const auto& [name, method] : {std::pair{"fork", start_method::fork}, std::pair{"spawn", start_method::spawn},

@@ -64,7 +64,7 @@ void memory_bound::end_members() const noexcept {
   if (!group_.empty()) end_group(group_);
 }
 
-memory_bound::count memory_bound::look() const {
+memory_bound::count memory_bound::look(const child_process& /*child*/, const mapped_memory& /*at_start*/) const {
   const auto file = [this](const char* version_1, const char* version_2) {
     return read_group_file(group_ + "/" + (is_version_1_ ? version_1 : version_2));
   };

@@ -46,4 +46,8 @@ void process_bound::end_members() const noexcept {
   if (!group_.empty()) end_group(group_);
 }
 
+void process_bound::end_surplus(const child_process& /*child*/) const noexcept {}
+const char* process_bound_caveat() noexcept { return nullptr; }
+looked_after looked_after_by_parent() noexcept { return {}; }
+
 }  // namespace pynisher::platform

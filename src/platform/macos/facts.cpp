@@ -119,6 +119,9 @@ std::string why_no_process_bound() { return "this system counts the processes of
 process_bound::process_bound(std::uint64_t /*most*/, const memory_bound* /*around*/) { errno = ENOTSUP; }
 process_bound::~process_bound() = default;
 void process_bound::end_members() const noexcept {}
+void process_bound::end_surplus(const child_process& /*child*/) const noexcept {}
+const char* process_bound_caveat() noexcept { return nullptr; }
+looked_after looked_after_by_parent() noexcept { return {}; }
 bool join_group(const char* /*entry*/) noexcept { return false; }
 
 std::string why_no_memory_bound() {
@@ -127,7 +130,9 @@ std::string why_no_memory_bound() {
 memory_bound::memory_bound(std::uint64_t /*most*/) { errno = ENOTSUP; }
 memory_bound::~memory_bound() = default;
 void memory_bound::end_members() const noexcept {}
-memory_bound::count memory_bound::look() const { return {}; }
+memory_bound::count memory_bound::look(const child_process& /*child*/, const mapped_memory& /*at_start*/) const {
+  return {};
+}
 
 std::uint64_t own_peak() noexcept { return peak_of(::getpid()); }
 

@@ -27,6 +27,7 @@ struct {
   std::optional<std::chrono::nanoseconds> cpu_limit;
   bool has_memory_limit = false;
   std::optional<std::uint64_t> may_commit;
+  std::uint64_t committed_at_begin = 0;
 } surrounding;
 
 void note(std::uint32_t flags, std::uintptr_t address, int signal) {
@@ -110,7 +111,8 @@ void set_up_child(const child_plan& plan, pid_t /*parent*/) noexcept {
   while (plan.region->go.load() == 0) wait_for_change(plan.region->go, 0);
   if (plan.memory) {
     const bool by_address = plan.limits->given().measure == memory_measure::address_space;
-    surrounding.may_commit = *plan.memory + (by_address ? 0 : committed());
+    surrounding.committed_at_begin = committed();
+    surrounding.may_commit = *plan.memory + (by_address ? 0 : surrounding.committed_at_begin);
   }
   plan.region->not_begun.store(0);
 }
@@ -168,10 +170,12 @@ std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
 }
 
-std::optional<std::uint64_t> outer_memory_left(memory_measure /*measure*/) {
+std::optional<std::uint64_t> outer_memory_left(memory_measure measure) {
   if (!surrounding.may_commit) return std::nullopt;
   const std::uint64_t now = committed();
-  return *surrounding.may_commit > now ? *surrounding.may_commit - now : 1;
+  const std::uint64_t left = *surrounding.may_commit > now ? *surrounding.may_commit - now : 1;
+  // An absolute limit has to hold what the program takes before its function begins.
+  return measure == memory_measure::address_space ? left + surrounding.committed_at_begin : left;
 }
 
 namespace {

@@ -16,6 +16,9 @@ std::string why_not(feature what) {
     case feature::cpu_time:
     case feature::memory:
     case feature::memory_growth:
+    case feature::memory_address_space:
+    case feature::memory_tree:
+    case feature::process_count:
     case feature::spawn:
     case feature::kill_tree:
     case feature::parent_death:
@@ -26,21 +29,13 @@ std::string why_not(feature what) {
       return "Windows cannot copy a process; use spawn, and pynisher::init";
     case feature::forkserver:
       return "Windows cannot copy a process, and so has no forkserver; use spawn";
-    case feature::memory_address_space:
-      if (jobs_hold_limits()) return {};
-      return "this system's job objects take memory limits and do not enforce them";
-    case feature::memory_tree:
-      return why_no_memory_bound();
-    case feature::process_count:
-      return why_no_process_bound();
   }
   return "no such feature";
 }
 
 const char* memory_limit_caveat() noexcept {
   if (jobs_hold_limits()) return nullptr;
-  return "this system's job objects take memory limits and do not enforce them: the library looks at what the child "
-         "has "
+  return "this system's job objects take memory limits and do not enforce them: the library looks at what the call has "
          "committed every 1 to 50 ms, the more often the nearer it is, and ends it when it is above. In between it may "
          "take more. An allocation is never refused.";
 }
@@ -73,9 +68,14 @@ void forget_pages(void* /*data*/, std::size_t /*size*/) noexcept {}
 long keep_from_children(void* /*data*/, std::size_t /*size*/) noexcept { return 0; }
 
 std::uint64_t physical_memory() {
-  MEMORYSTATUSEX status{};
-  status.dwLength = sizeof status;
-  return ::GlobalMemoryStatusEx(&status) != 0 ? status.ullTotalPhys : std::uint64_t{4} << 30;
+  // Asked once, and by one thread: Wine tells the second of two that ask for the first time that there is none.
+  static const std::uint64_t known = [] {
+    MEMORYSTATUSEX status{};
+    status.dwLength = sizeof status;
+    const bool is_told = ::GlobalMemoryStatusEx(&status) != 0 && status.ullTotalPhys != 0;
+    return is_told ? std::uint64_t{status.ullTotalPhys} : std::uint64_t{4} << 30;
+  }();
+  return known;
 }
 
 unsigned processors() { return std::max(1u, std::thread::hardware_concurrency()); }

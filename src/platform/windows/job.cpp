@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <utility>
 
 namespace pynisher::platform {
 
@@ -36,10 +37,25 @@ JOBOBJECT_EXTENDED_LIMIT_INFORMATION as_told_to_kernel(const job_limits& limits)
   DWORD& flags = told.BasicLimitInformation.LimitFlags;
   // No dialog may hold up the end of a process that nobody sees.
   flags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_DIE_ON_UNHANDLED_EXCEPTION;
-  if (!limits.whole_tree) flags |= JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
+  const bool counts_all = limits.memory_together || limits.processes != 0;
+  if (!limits.whole_tree && !counts_all) flags |= JOB_OBJECT_LIMIT_SILENT_BREAKAWAY_OK;
   if (limits.memory_per_process) {
     flags |= JOB_OBJECT_LIMIT_PROCESS_MEMORY;
     told.ProcessMemoryLimit = static_cast<SIZE_T>(*limits.memory_per_process);
+  }
+  if (limits.memory_together) {
+    flags |= JOB_OBJECT_LIMIT_JOB_MEMORY;
+    told.JobMemoryLimit = static_cast<SIZE_T>(*limits.memory_together);
+  }
+  if (limits.cpu_per_process) {
+    using hundreds_of_ns = std::chrono::duration<std::int64_t, std::ratio<1, 10'000'000>>;
+    flags |= JOB_OBJECT_LIMIT_PROCESS_TIME;
+    told.BasicLimitInformation.PerProcessUserTimeLimit.QuadPart =
+        std::chrono::ceil<hundreds_of_ns>(*limits.cpu_per_process).count();
+  }
+  if (limits.processes != 0) {
+    flags |= JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
+    told.BasicLimitInformation.ActiveProcessLimit = limits.processes;
   }
   return told;
 }
@@ -49,11 +65,44 @@ bool limit_job(HANDLE job, const job_limits& limits) noexcept {
   return set_limits(job, told);
 }
 
+void release_job(HANDLE job) noexcept {
+  JOBOBJECT_EXTENDED_LIMIT_INFORMATION none{};
+  set_limits(job, none);
+}
+
+bool has_cpu_limit(HANDLE job) noexcept {
+  JOBOBJECT_EXTENDED_LIMIT_INFORMATION told{};
+  return get_limits(job, told) && (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME) != 0;
+}
+
 unsigned processes_in(HANDLE job) noexcept {
   JOBOBJECT_BASIC_ACCOUNTING_INFORMATION counts{};
   if (::QueryInformationJobObject(job, JobObjectBasicAccountingInformation, &counts, sizeof counts, nullptr) == 0)
     return 0;
   return counts.ActiveProcesses;
+}
+
+std::vector<std::unique_ptr<void, closes_handle>> members_of(HANDLE job, DWORD access) {
+  std::vector<std::uint64_t> buffer(64);
+  const auto* const list = reinterpret_cast<const JOBOBJECT_BASIC_PROCESS_ID_LIST*>(buffer.data());
+  while (::QueryInformationJobObject(job, JobObjectBasicProcessIdList, buffer.data(),
+                                     static_cast<DWORD>(buffer.size() * sizeof buffer[0]), nullptr) == 0) {
+    if (::GetLastError() != ERROR_MORE_DATA || buffer.size() > (std::size_t{1} << 20)) return {};
+    buffer.resize(2 * buffer.size());
+  }
+  std::vector<std::unique_ptr<void, closes_handle>> members;
+  for (DWORD i = 0; i < list->NumberOfProcessIdsInList; ++i) {
+    const auto pid = static_cast<DWORD>(list->ProcessIdList[i]);
+    // Wine tells of a job's members only to whoever may ask everything.
+    std::unique_ptr<void, closes_handle> member(
+        ::OpenProcess(PROCESS_QUERY_INFORMATION | PROCESS_VM_READ | access, FALSE, pid));
+    // The number may be another process's by now.
+    BOOL is_in_job = FALSE;
+    if (member && ::IsProcessInJob(member.get(), job, &is_in_job) != 0 && is_in_job != FALSE) {
+      members.push_back(std::move(member));
+    }
+  }
+  return members;
 }
 
 void end_job(HANDLE job) noexcept {

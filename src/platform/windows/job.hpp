@@ -4,8 +4,11 @@
 
 #include <windows.h>
 
+#include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <vector>
 
 namespace pynisher::platform {
 
@@ -15,15 +18,28 @@ inline constexpr DWORD killed_code = 0xE0504B09;
 /// Null, with errno set: it cannot be made. What its processes start is in it as well, and cannot leave it.
 HANDLE make_job();
 struct job_limits {
-  bool whole_tree = true;  ///< false: what its processes start is not in it
-  std::optional<std::uint64_t> memory_per_process;
+  bool whole_tree = true;  ///< false: what its processes start is not in it, unless they are counted together
+  std::optional<std::uint64_t> memory_per_process = {};
+  std::optional<std::uint64_t> memory_together = {};
+  std::optional<std::chrono::nanoseconds> cpu_per_process = {};  ///< the kernel counts what it spends outside of itself
+  std::uint32_t processes = 0;                                   ///< 0: any number
 };
 /// In place of what it had. False: the kernel does not take it.
 bool limit_job(HANDLE job, const job_limits& limits) noexcept;
+/// Takes back all that it had: whoever is still in it goes on without it.
+void release_job(HANDLE job) noexcept;
+/// True: one of its processes may have been ended for its CPU time.
+bool has_cpu_limit(HANDLE job) noexcept;
 /// What `limit_job` tells the kernel.
 JOBOBJECT_EXTENDED_LIMIT_INFORMATION as_told_to_kernel(const job_limits& limits) noexcept;
 /// Processes in it that run.
 unsigned processes_in(HANDLE job) noexcept;
+
+struct closes_handle {
+  void operator()(HANDLE handle) const { ::CloseHandle(handle); }
+};
+/// Those of them that may be opened for `access` and to be asked what they are.
+std::vector<std::unique_ptr<void, closes_handle>> members_of(HANDLE job, DWORD access = 0);
 /// Comes back when none of its processes is left.
 void end_job(HANDLE job) noexcept;
 /// Some systems take limits and forget them. Probed once.

@@ -1,4 +1,7 @@
 #include "../../fork_safe_mutex.hpp"
+
+#include <windows.h>
+
 #include "../forked_page.hpp"
 
 namespace pynisher::platform {
@@ -12,5 +15,8 @@ namespace pynisher::detail {
 // There is no fork that could catch them locked.
 constinit fork_safe_mutex& library_mutex = platform::on_forked_page.library_mutex;
 constinit fork_safe_mutex& fork_mutex = platform::on_forked_page.fork_mutex;
+
+void wait_while(std::atomic<int>& word, int is) noexcept { ::WaitOnAddress(&word, &is, sizeof is, INFINITE); }
+void wake_one(std::atomic<int>& word) noexcept { ::WakeByAddressSingle(&word); }
 
 }  // namespace pynisher::detail

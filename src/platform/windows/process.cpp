@@ -62,9 +62,15 @@ int signal_for(DWORD code) {
   }
 }
 
-exit_status from_exit_code(DWORD code) {
+/// How the kernel ends a process that has used up its job's time.
+bool is_for_cpu_time(DWORD code, HANDLE job) {
+  constexpr DWORD quota_exceeded = 0xC0000044;
+  return (code == ERROR_NOT_ENOUGH_QUOTA || code == quota_exceeded) && has_cpu_limit(job);
+}
+
+exit_status from_exit_code(DWORD code, HANDLE job) {
   exit_status ended;
-  const int signal = signal_for(code);
+  const int signal = is_for_cpu_time(code, job) ? SIGXCPU : signal_for(code);
   ended.how = signal != 0 ? exit_status::kind::signalled : exit_status::kind::exited;
   ended.value = signal != 0 ? signal : static_cast<int>(code);
   // The library's own way to kill is nobody else's business.
@@ -92,6 +98,7 @@ constexpr signal_words known_signals[] = {
     {SIGFPE, "FPE", "Arithmetic exception"},
     {SIGKILL, "KILL", "Killed"},
     {SIGSEGV, "SEGV", "Memory access violation"},
+    {SIGXCPU, "XCPU", "CPU time limit exceeded"},
     {SIGTERM, "TERM", "Terminated"},
 };
 
@@ -128,14 +135,18 @@ fork_result watch_started_child(pid_t pid, call_fd process, call_fd job) {
 }
 
 bool let_go(const child_process& child, child_plan& plan) {
-  job_limits limits{.whole_tree = plan.limits->given().terminate_child_processes, .memory_per_process = {}};
-  if (plan.limits->given().measure == memory_measure::address_space) limits.memory_per_process = plan.memory;
+  const options& given = plan.limits->given();
+  job_limits limits{.whole_tree = given.terminate_child_processes,
+                    .cpu_per_process = plan.cpu_limit,
+                    .processes = given.processes};
+  if (given.measure == memory_measure::address_space) limits.memory_per_process = plan.memory;
   if (plan.measures_growth) {
     plan.at_start = mapped(static_cast<pid_t>(child.pid()));
     plan.region->held.store(plan.at_start.private_writable);
     if (plan.at_start.private_writable == 0 && !child.has_ended()) return false;
     // What the library takes for the reply's bookkeeping is not the function's.
-    limits.memory_per_process = plan.at_start.private_writable + *plan.memory + detail::reply_region::size;
+    auto& most = plan.memory_bound != nullptr ? limits.memory_together : limits.memory_per_process;
+    most = plan.at_start.private_writable + *plan.memory + detail::reply_region::size;
   }
   if (!limit_job(to_handle(child.job_.get()), limits) && !child.has_ended()) {
     errno = static_cast<int>(::GetLastError());
@@ -188,7 +199,9 @@ exit_status child_process::end(bool whole_tree, const call_mark& /*mark*/, const
   if (whole_tree) end_job(to_handle(job_.get()));
   DWORD code = 0;
   ::GetExitCodeProcess(process, &code);
-  exit_status result = from_exit_code(code);
+  exit_status result = from_exit_code(code, to_handle(job_.get()));
+  // Of what it has left behind.
+  if (!whole_tree) release_job(to_handle(job_.get()));
   // What is told of an ended process may be nothing; then the child's own notes count.
   if (cpu_before_end) {
     // Only the child tells how much of it was the system's, and its word for that is added again.
@@ -212,17 +225,7 @@ void release_mark(const call_mark& /*mark*/) {}
 void parent_death_watch::start() noexcept {}
 parent_death_watch::~parent_death_watch() = default;
 
-std::string why_no_process_bound() { return "a job of this system bounds its processes, but not their threads"; }
-process_bound::process_bound(std::uint64_t /*most*/, const memory_bound* /*around*/) { errno = ERROR_NOT_SUPPORTED; }
-process_bound::~process_bound() = default;
-void process_bound::end_members() const noexcept {}
 bool join_group(const char* /*entry*/) noexcept { return false; }
-
-std::string why_no_memory_bound() { return "measure: the memory of a call's processes together is not counted here"; }
-memory_bound::memory_bound(std::uint64_t /*most*/) { errno = ERROR_NOT_SUPPORTED; }
-memory_bound::~memory_bound() = default;
-void memory_bound::end_members() const noexcept {}
-memory_bound::count memory_bound::look() const { return {}; }
 
 // A process begins with a count of its own.
 std::uint64_t own_peak() noexcept { return 0; }

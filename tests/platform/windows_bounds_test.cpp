@@ -1,0 +1,119 @@
+// What a call and all that it starts may have together: kept by the job where the kernel keeps it, by the parent where not.
+
+#include <windows.h>
+
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+
+#include <pynisher/pynisher.hpp>
+
+#include "platform/windows_helpers.hpp"
+#include "support/outcomes.hpp"
+
+using namespace std::chrono_literals;
+using namespace pynisher::literals;
+using pynisher::limit;
+using pynisher::memory_measure;
+using pynisher::verdict;
+using support::EndedAs;
+
+namespace {
+
+constexpr std::size_t MiB = std::size_t{1} << 20;
+
+/// Which of so many still live when no more than `left` of them do.
+std::vector<int> start_sleepers(int wanted, int left) {
+  std::vector<support::unique_handle> started;
+  for (int i = 0; i < wanted; ++i) started.push_back(support::start_sleeper());
+  for (;;) {
+    std::vector<int> alive;
+    for (int i = 0; i < wanted; ++i) {
+      const auto& one = started[static_cast<std::size_t>(i)];
+      if (one && !support::has_ended(one.get())) alive.push_back(i);
+    }
+    if (static_cast<int>(alive.size()) <= left) return alive;
+    ::Sleep(1);
+  }
+}
+
+TEST(WindowsBounds, ThoseThatCameLastAreTheOnesTooMany) {
+  EXPECT_THAT(limit(start_sleepers, {.wall_time = 60s, .processes = 3, .warnings = false})(5, 2),
+              ::testing::ElementsAre(0, 1));
+  EXPECT_THAT(limit(start_sleepers, {.wall_time = 60s, .processes = 1, .warnings = false})(3, 0), ::testing::IsEmpty());
+}
+
+TEST(WindowsBounds, AsManyAsThereMayBeLive) {
+  EXPECT_THAT(limit(start_sleepers, {.wall_time = 60s, .processes = 4, .warnings = false})(3, 3),
+              ::testing::ElementsAre(0, 1, 2));
+}
+
+DWORD start_one() {
+  const auto started = support::start_sleeper();
+  return ::GetProcessId(started.get());
+}
+
+TEST(WindowsBounds, AreGoneForWhatMayOutliveTheCall) {
+  const DWORD pid =
+      limit(start_one, {.processes = 2, .warnings = false, .terminate_child_processes = false})();
+  const support::unique_handle sleeper(::OpenProcess(PROCESS_TERMINATE | SYNCHRONIZE, FALSE, pid));
+  ASSERT_TRUE(sleeper);
+  EXPECT_FALSE(support::has_ended(sleeper.get()));
+  ::TerminateProcess(sleeper.get(), 0);
+}
+
+TEST(WindowsBounds, WhatACallHasStartedEndsWithIt) {
+  const DWORD pid = limit(start_one, {.processes = 2, .warnings = false})();
+  const support::unique_handle sleeper(::OpenProcess(SYNCHRONIZE, FALSE, pid));
+  EXPECT_TRUE(!sleeper || support::has_ended(sleeper.get()));
+}
+
+int hold_for_ever(std::size_t bytes) {
+  const auto held = std::make_unique<char[]>(bytes);
+  std::memset(held.get(), 1, bytes);
+  for (;;) ::Sleep(1000);
+}
+int hold(std::size_t bytes) {
+  const auto held = std::make_unique<char[]>(bytes);
+  std::memset(held.get(), 1, bytes);
+  return 1;
+}
+/// None of them holds more than it may.
+int hold_in_each(int count, std::size_t bytes, bool for_ever) {
+  const auto holder = limit(for_ever ? hold_for_ever : hold, {.warnings = false});
+  std::vector<pynisher::call<int>> holding;
+  for (int i = 0; i < count; ++i) holding.push_back(holder.start(bytes));
+  int held = 0;
+  for (auto& one : holding) held += one.get();
+  return held;
+}
+
+TEST(WindowsBounds, MemoryIsCountedTogether) {
+  pynisher::options limits{.memory = 100_MiB, .wall_time = 120s, .measure = memory_measure::resident_tree,
+                           .warnings = false};
+  const auto ended = limit(hold_in_each, limits).try_call(3, 60 * MiB, true);
+  ASSERT_THAT(ended, EndedAs(verdict::memory_limit));
+  EXPECT_THAT(ended.explain(), ::testing::HasSubstr("together"));
+  limits.memory = 1_GiB;
+  EXPECT_EQ(limit(hold_in_each, limits)(3, 60 * MiB, false), 3);
+}
+
+TEST(WindowsBounds, WhatTheCallerHoldsDoesNotCount) {
+  const auto of_the_caller = std::make_unique<char[]>(256 * MiB);
+  std::memset(of_the_caller.get(), 1, 256 * MiB);
+  EXPECT_EQ(limit(hold, {.memory = 64_MiB, .measure = memory_measure::resident_tree, .warnings = false})(20 * MiB), 1);
+}
+
+TEST(WindowsBounds, TheFirstCallTellsWhatIsNotCounted) {
+  std::vector<std::string> said;
+  auto before = pynisher::set_warning_sink([&said](std::string_view text) { said.emplace_back(text); });
+  EXPECT_EQ(limit(hold, {.processes = 5})(1), 1);
+  pynisher::set_warning_sink(std::move(before));
+  EXPECT_THAT(said, ::testing::Contains(::testing::HasSubstr("hreads are not counted")));
+}
+
+}  // namespace
