@@ -12,6 +12,7 @@
 #include <set>
 
 #include "../../fork_safe_mutex.hpp"
+#include "console_events.hpp"
 
 namespace pynisher::platform {
 
@@ -35,8 +36,12 @@ interrupt_state& state() {
   return *only;
 }
 
-BOOL WINAPI on_interrupt(DWORD what) {
-  if (what != CTRL_C_EVENT && what != CTRL_BREAK_EVENT) return FALSE;
+BOOL WINAPI on_interrupt(DWORD what) { return tell_of_console_event(what) ? TRUE : FALSE; }
+
+}  // namespace
+
+bool tell_of_console_event(unsigned long what) noexcept {
+  if (what != CTRL_C_EVENT && what != CTRL_BREAK_EVENT) return false;
   const std::lock_guard lock(detail::library_mutex);
   bool somebody_waits = false;
   for (auto* const call : state().calls) {
@@ -46,10 +51,8 @@ BOOL WINAPI on_interrupt(DWORD what) {
   }
   // The program's end would end a call that is to be waited for; it comes after that.
   if (somebody_waits) state().default_action_pending.store(true);
-  return somebody_waits ? TRUE : FALSE;
+  return somebody_waits;
 }
-
-}  // namespace
 
 interruptible_call::interruptible_call(const doorbell& bell, bool forceful) {
   slot_ = new slot;

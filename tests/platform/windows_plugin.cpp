@@ -1,0 +1,1 @@
+extern "C" __declspec(dllexport) int plugin_function(int x) { return 3 * x; }
