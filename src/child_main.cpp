@@ -42,15 +42,22 @@ void claim_reply() {
   platform::leave(code);
 }
 
-void commit_text(reply_kind kind, const char* text) {
+/// Where the reply begins that is to be packed: not the value, if one had been begun.
+std::uint64_t begin_anew() {
   const std::uint64_t begin = call.archive->position();
+  call.writer->give_up(begin);
+  return begin;
+}
+
+void commit_text(reply_kind kind, const char* text) {
+  const std::uint64_t begin = begin_anew();
   call.archive->restart_depth();
   (*call.archive)(std::string(text));
   call.writer->commit(kind, begin, *call.archive);
 }
 
 void commit_exception(const std::exception_ptr& thrown) {
-  const std::uint64_t begin = call.archive->position();
+  const std::uint64_t begin = begin_anew();
   call.archive->restart_depth();
   write_exception(*call.archive, thrown);
   call.writer->commit(reply_kind::exception, begin, *call.archive);
@@ -146,6 +153,7 @@ void prepare_for_children() {
 [[gnu::hot]] void begin_reply() {
   if (!is_the_child()) platform::leave(0);
   claim_reply();
+  call.region->packs_value.store(1, std::memory_order_relaxed);
   begin_packing_reply();
 }
 

@@ -141,7 +141,6 @@ raw_outcome conclude_ended(const settings& limits, evidence& seen, reply_bytes b
 
   out.verdict = judge(seen);
   if (out.verdict == verdict::returned) {
-    out.explanation = explain(out.verdict, seen, "the call", {});
     out.reply = std::move(bytes);
     return out;
   }
@@ -220,11 +219,18 @@ call_record supervised_call::finish() {
   return record;
 }
 
-raw_outcome conclude(const settings& limits, call_record record, const call_name& name) {
+std::string explain_return(const usage& used) {
+  evidence seen;
+  seen.usage = used;
+  return explain(verdict::returned, seen, "the call", {});
+}
+
+raw_outcome conclude(const settings& limits, call_record record, const call_name& name, bool explained) {
   if (record.failed.stage != nullptr) return failed_to_start(name, record.failed.stage, record.failed.error);
   if (record.cancelled_before) return cancelled_before_start(name);
   if (!record.unsendable.empty()) return could_not_be_sent(name, record.unsendable);
   raw_outcome out = conclude_ended(limits, record.seen, std::move(record.bytes), name);
+  if (explained && out.verdict == verdict::returned) out.explanation = explain_return(out.usage);
   out.custody = std::move(record.custody);
   return out;
 }

@@ -226,17 +226,17 @@ void ends_for_fork::take_over() const noexcept {
   }
 }
 
-void begin_packing_reply() {
+[[gnu::hot]] void begin_packing_reply() {
   // Another may have been left, by an exception in the middle of it.
   drop_packed_reply();
   packs_reply = true;
 }
-void drop_packed_reply() noexcept {
+[[gnu::hot]] void drop_packed_reply() noexcept {
   packs_reply = false;
   if (of_reply != nullptr) delete std::exchange(of_reply, nullptr);
 }
 
-bool finish_packing_reply() {
+[[gnu::hot]] bool finish_packing_reply() {
   packs_reply = false;
   if (of_reply == nullptr) return false;
   const std::unique_ptr<packing_scope> scope(std::exchange(of_reply, nullptr));

@@ -21,6 +21,7 @@ reply_bytes::reply_bytes(reply_bytes&& other) noexcept
     : memory_(std::exchange(other.memory_, nullptr)),
       size_(std::exchange(other.size_, 0)),
       capacity_(std::exchange(other.capacity_, 0)),
+      gone_(std::exchange(other.gone_, 0)),
       begin_(std::exchange(other.begin_, 0)),
       end_(std::exchange(other.end_, 0)) {}
 
@@ -29,6 +30,7 @@ reply_bytes& reply_bytes::operator=(reply_bytes&& other) noexcept {
   memory_ = std::exchange(other.memory_, nullptr);
   size_ = std::exchange(other.size_, 0);
   capacity_ = std::exchange(other.capacity_, 0);
+  gone_ = std::exchange(other.gone_, 0);
   begin_ = std::exchange(other.begin_, 0);
   end_ = std::exchange(other.end_, 0);
   return *this;
@@ -66,6 +68,13 @@ void reply_bytes::move_to_capacity(std::size_t wanted) {
 std::byte* reply_bytes::grow(std::size_t size) {
   if (size > capacity_ - size_) move_to_capacity(std::max(size_ + size, 2 * capacity_));
   return memory_ + std::exchange(size_, size_ + size);
+}
+
+void reply_bytes::drop(std::size_t size) noexcept {
+  if (size == 0) return;
+  size_ -= size;
+  gone_ += size;
+  if (size_ > 0) std::memmove(memory_, memory_ + size, size_);
 }
 
 void reply_bytes::select(std::size_t begin, std::size_t end) {

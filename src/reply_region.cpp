@@ -121,26 +121,41 @@ void reply_writer::commit_without_bytes(reply_kind kind) {
 
 // --- parent -----------------------------------------------------------------------------------------------
 
-bool reply_reader::take_some() {
+std::size_t reply_reader::next_piece() {
   const std::uint64_t written = region_.written.load();
-  if (written == taken_) return false;
+  if (written == taken_) return 0;
   if (written < taken_ || written - taken_ > reply_region::ring_size) {
     state_ = state::lies;
-    return false;
+    return 0;
   }
   if (written > largest_) {
     state_ = state::too_large;
-    return false;
+    return 0;
   }
   // A window at a time, so that the child has room again while this copies.
   const std::uint64_t at = taken_ % reply_region::ring_size;
-  const auto piece = static_cast<std::size_t>(
+  return static_cast<std::size_t>(
       std::min({written - taken_, reply_region::ring_size - at, std::uint64_t{reply_region::window_size}}));
-  std::memcpy(bytes_.grow(piece), region_.ring() + at, piece);
+}
+
+void reply_reader::took(std::size_t piece) {
   taken_ += piece;
   region_.consumed.store(taken_);
   region_.room_bell.fetch_add(1);
+  // A child that waits has filled the ring. It goes on when half of that is taken, and not for every piece: being woken
+  // takes longer than filling one.
+  if (region_.written.load() - taken_ <= reply_region::ring_size / 2) tell_of_room();
+}
+
+void reply_reader::tell_of_room() {
   if (region_.child_waits.load() == 1) platform::wake_waiters(region_.room_bell);
+}
+
+bool reply_reader::take_some() {
+  const std::size_t piece = next_piece();
+  if (piece == 0) return false;
+  std::memcpy(bytes_.grow(piece), region_.ring() + taken_ % reply_region::ring_size, piece);
+  took(piece);
   return true;
 }
 
@@ -165,11 +180,42 @@ reply_reader::state reply_reader::take() {
     if (platform::clock::now() >= until) {
       // Once more with the bell asked for: a child that waits for room gets some, goes on, and rings.
       take_some();
+      tell_of_room();
       break;
     }
     if (state_ != state::fine || region_.written.load() == taken_) break;
   }
   return state_;
+}
+
+void reply_reader::take_at_once() {
+  while (take_some()) {
+  }
+}
+
+std::size_t reply_reader::take_to(std::byte* to, std::size_t size) {
+  const std::uint64_t piece = next_piece();
+  // Read after what was published, which was after the child has given the value up: what comes then is none of it.
+  const std::uint64_t ends = region_.value_ends.load();
+  const std::uint64_t of_value = ends == 0 ? piece : std::min(piece, std::max(ends - 1, taken_) - taken_);
+  const auto some = static_cast<std::size_t>(std::min<std::uint64_t>(of_value, size));
+  if (some == 0) return 0;
+  std::memcpy(to, region_.ring() + taken_ % reply_region::ring_size, some);
+  bytes_.skip(some);
+  took(some);
+  return some;
+}
+
+byte_source::window reply_reader::here() const {
+  const std::uint64_t ends = region_.value_ends.load();
+  const std::uint64_t gone = taken_ - bytes_.size_here();
+  const std::uint64_t of_value = ends == 0 ? bytes_.size_here() : std::max(ends - 1, gone) - gone;
+  return {bytes_.here(), static_cast<std::size_t>(std::min<std::uint64_t>(of_value, bytes_.size_here()))};
+}
+
+bool reply_reader::will_be_rung() {
+  region_.parent_waits.store(1);
+  return state_ == state::fine && !has_some() && !complete();
 }
 
 bool reply_reader::complete() const { return region_.committed.load(std::memory_order_acquire) == 1; }
@@ -189,6 +235,11 @@ reply_reader::reply reply_reader::finish() {
   result.kind = static_cast<reply_kind>(record.kind);
   result.bytes = std::move(bytes_);
   result.bytes.select(static_cast<std::size_t>(record.begin), static_cast<std::size_t>(record.end));
+  // Only a value is read before it is known to be one.
+  if (result.bytes.is_gone() && result.kind != reply_kind::value) {
+    result.kind = reply_kind::none;
+    result.well_formed = false;
+  }
   return result;
 }
 

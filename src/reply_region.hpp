@@ -45,6 +45,8 @@ struct reply_region {
   std::atomic<std::uint32_t> kind;
   std::atomic<std::uint64_t> begin;  ///< the reply's first byte; earlier ones belong to an attempt given up
   std::atomic<std::uint64_t> end;
+  std::atomic<std::uint32_t> packs_value;  ///< 1: what comes first is a value, as far as the child knows
+  std::atomic<std::uint64_t> value_ends;   ///< where it was given up, plus one: what comes then is why; 0: it was not
 
   std::atomic<std::uint32_t> go;  ///< rises: once the parent has the child's descriptor, once it has measured it anew
   std::atomic<std::uint32_t> ready;  ///< 1: a child that was started afresh has its order; 2: and asks to be measured anew
@@ -129,8 +131,8 @@ class mapped_file {
   std::unique_ptr<region> region_;
 };
 
-/// The region's owner, in the parent. Zeroed memory at first. No region serves twice: whatever of a call's processes
-/// might have survived could forge the replies of another call.
+/// The region's owner, in the parent. Zeroed memory at first. A region serves twice only where no other process can have
+/// it: what might have survived of a call could forge the replies of another one.
 class reply_region_owner {
  public:
   /// `sent`: for a child that does not inherit it, by a descriptor.
@@ -142,14 +144,17 @@ class reply_region_owner {
   /// Of the memory, where it is to be sent; else -1.
   [[nodiscard]] int descriptor() const;
 
-  /// Makes the region of the next call and unmaps that of the last one, while there is nothing else to do.
+  /// Makes the region of the next call, where this one's will not do for it, while there is nothing else to do.
   static void prepare_next(bool sent) noexcept;
+  /// The child is gone, and nobody but this process can have the memory.
+  void serves_again() noexcept { nobody_has_it_ = true; }
 
  private:
   struct mapping;
   struct between_calls;
   std::unique_ptr<mapping> mapping_;
   reply_region* region_;
+  bool nobody_has_it_ = false;
 };
 
 /// The child's end.
@@ -161,6 +166,10 @@ class reply_writer final : public byte_sink {
   /// Publishes the rest and says that bytes `begin` up to `archive`'s position are the reply.
   void commit(reply_kind kind, std::uint64_t begin, const output_archive& archive);
   void commit_without_bytes(reply_kind kind);
+  /// What has been written up to `position` is no reply; something else follows.
+  void give_up(std::uint64_t position) {
+    if (region_.value_ends.load() == 0) region_.value_ends.store(position + 1);
+  }
 
  private:
   [[nodiscard]] window window_at_end() const;
@@ -183,6 +192,24 @@ class reply_reader {
   state take();
   [[nodiscard]] bool complete() const;
 
+  // For who reads a value while it comes, instead of `take`. What has been read is not kept.
+
+  /// Something has been published that is not taken.
+  [[nodiscard]] bool has_some() const { return state_ == state::fine && region_.written.load() != taken_; }
+  /// The same, or in a moment.
+  [[nodiscard]] bool has_some_soon() const { return has_some() || more_comes_soon(); }
+  /// Asks for the doorbell. False: there is something by now, or all.
+  [[nodiscard]] bool will_be_rung();
+  /// Takes what has been published.
+  void take_at_once();
+  [[nodiscard]] state how() const { return state_; }
+  /// The same, but straight to `to`; nothing may be here. Returns how much.
+  std::size_t take_to(std::byte* to, std::size_t size);
+  /// Those that are here, of the value.
+  [[nodiscard]] byte_source::window here() const;
+  /// They have been read.
+  void drop(std::size_t size) noexcept { bytes_.drop(size); }
+
   struct reply {
     reply_kind kind = reply_kind::none;
     bool well_formed = true;
@@ -193,6 +220,10 @@ class reply_reader {
 
  private:
   bool take_some();
+  /// How much of what is published may be taken at once: in one piece, and no more than lets the child go on.
+  std::size_t next_piece();
+  void took(std::size_t piece);
+  void tell_of_room();
   [[nodiscard]] bool more_comes_soon() const;
 
   reply_region& region_;

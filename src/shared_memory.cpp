@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -14,6 +15,7 @@
 
 #include "fork_safe_mutex.hpp"
 #include "platform/contract.hpp"
+#include "platform/forked_page.hpp"
 #include "pool/lane.hpp"
 #include "reply_region.hpp"
 
@@ -99,38 +101,41 @@ struct reply_region_owner::mapping {
   }
 };
 
-namespace {
+/// There is always one for the next call, and no more.
+struct reply_region_owner::between_calls {
+  static std::atomic<void*>& next(bool sent) noexcept {
+    auto& kept = platform::on_forked_page.regions;
+    return sent ? kept.next_sent : kept.next;
+  }
+  static std::atomic<bool>& next_is_needed() noexcept { return platform::on_forked_page.regions.next_is_needed; }
 
-/// A place for one mapping between calls.
-template <class Mapping>
-class keeper {
- public:
-  std::unique_ptr<Mapping> take() noexcept {
-    std::unique_ptr<Mapping> found(kept_.exchange(nullptr));
+  static std::unique_ptr<mapping> take(std::atomic<void*>& place) noexcept {
+    if (place.load() == nullptr) return nullptr;
+    std::unique_ptr<mapping> found(static_cast<mapping*>(place.exchange(nullptr)));
     // A forked copy of the program has not got the memory, and may have something else there.
     if (found && found->made_by != platform::process_number()) static_cast<void>(found.release());
     return found;
   }
   /// Takes it if the place is empty.
-  void put(std::unique_ptr<Mapping>& given) noexcept {
-    Mapping* nothing = nullptr;
-    if (kept_.compare_exchange_strong(nothing, given.get())) static_cast<void>(given.release());
+  static void put(std::atomic<void*>& place, std::unique_ptr<mapping>& given) noexcept {
+    void* nothing = nullptr;
+    if (place.compare_exchange_strong(nothing, given.get())) static_cast<void>(given.release());
   }
-  [[nodiscard]] bool is_empty() const noexcept { return kept_.load() == nullptr; }
-
- private:
-  std::atomic<Mapping*> kept_{nullptr};
+  static void make_next(bool sent) noexcept {
+    if (next(sent).load() != nullptr) return;
+    try {
+      auto fresh = mapping::make(sent);
+      // The first touch makes the page.
+      fresh->region()->go.store(0);
+      if (sent) *fresh->region()->ring() = std::byte{};
+      put(next(sent), fresh);
+    } catch (const std::bad_alloc&) {
+    } catch (const StartException&) {
+    }
+  }
 };
 
-}  // namespace
-
-struct reply_region_owner::between_calls {
-  static inline keeper<mapping> next;
-  static inline keeper<mapping> next_sent;
-  static inline keeper<mapping> last;
-};
-
-reply_region_owner::reply_region_owner(bool sent) : mapping_((sent ? between_calls::next_sent : between_calls::next).take()) {
+reply_region_owner::reply_region_owner(bool sent) : mapping_(between_calls::take(between_calls::next(sent))) {
   if (!mapping_) mapping_ = mapping::make(sent);
   region_ = mapping_->region();
 }
@@ -138,23 +143,19 @@ reply_region_owner::reply_region_owner(bool sent) : mapping_((sent ? between_cal
 int reply_region_owner::descriptor() const { return mapping_->file.get(); }
 
 reply_region_owner::~reply_region_owner() {
+  const bool sent = static_cast<bool>(mapping_->file);
+  between_calls::next_is_needed().store(!nobody_has_it_, std::memory_order_relaxed);
   // What holds much is not kept.
-  if (region_->written.load() < reply_region::window_size) between_calls::last.put(mapping_);
+  if (nobody_has_it_ && region_->written.load() < reply_region::window_size) {
+    std::memset(static_cast<void*>(region_), 0, reply_region::header_size);
+    between_calls::put(between_calls::next(sent), mapping_);
+  } else {
+    between_calls::make_next(sent);
+  }
 }
 
 void reply_region_owner::prepare_next(bool sent) noexcept {
-  between_calls::last.take();
-  auto& next = sent ? between_calls::next_sent : between_calls::next;
-  if (!next.is_empty()) return;
-  try {
-    auto fresh = mapping::make(sent);
-    // The first touch makes the page.
-    fresh->region()->go.store(0);
-    if (sent) *fresh->region()->ring() = std::byte{};
-    next.put(fresh);
-  } catch (const std::bad_alloc&) {
-  } catch (const StartException&) {
-  }
+  if (between_calls::next_is_needed().load(std::memory_order_relaxed)) between_calls::make_next(sent);
 }
 
 // --- lanes of pools -----------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ void compile(const std::vector<std::string>& command, const fs::path& directory)
   limits.warnings = false;
   limits.name = "pynisher-compile";
   compilation task(command, directory / "messages");
-  raw_outcome ended = execute(*validate(limits), task);
+  raw_outcome ended = execute(*validate(limits), task, nullptr);
   if (ended.error) std::rethrow_exception(ended.error);
   int status = 0, error = 0;
   std::string failed;

@@ -37,7 +37,8 @@ struct call_record {
   std::shared_ptr<void> custody;
 };
 
-raw_outcome conclude(const settings& limits, call_record record, const call_name& name);
+/// `explained`: also where it returned.
+raw_outcome conclude(const settings& limits, call_record record, const call_name& name, bool explained = true);
 
 /// True once the function has begun, or may have: what the child says from then on is the function's word. It cannot
 /// make it false again.
@@ -98,6 +99,10 @@ class supervised_call {
 
   /// To be called whenever woken. True: it has ended, or is to be ended; call `finish`.
   bool look(platform::child_process::woken_by woken);
+  /// A large one, of which the first part has come.
+  [[nodiscard]] bool value_arrives() const;
+  /// Hands it over as it comes, and waits meanwhile. As `look`.
+  bool hand_over(value_receiver& receiver);
   /// Of the child, which is not reaped yet; empty: it has ended.
   [[nodiscard]] std::optional<usage> usage_so_far() const;
   /// Thread-safe.
@@ -106,6 +111,7 @@ class supervised_call {
   call_record finish();
 
  private:
+  class arriving_bytes;
   struct asks_to_cancel {
     supervised_call* call;
     void operator()() const noexcept { call->cancel(); }
@@ -149,6 +155,7 @@ class supervised_call {
   std::string unsendable_;
   std::shared_ptr<deposited> arguments_;  ///< what belongs to them and is no bytes; given back when the call is over
   bool running_ = false;
+  bool hands_over_ = false;  ///< what comes is taken by who reads it
   bool has_let_go_ = false;
   bool measured_again_ = false;
   std::uint64_t inherited_peak_ = 0;  ///< of a child that is the program started again

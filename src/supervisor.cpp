@@ -8,6 +8,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -22,6 +23,7 @@
 #include "mail_link.hpp"
 #include "mail_packing.hpp"
 #include "platform/contract.hpp"
+#include "platform/forced_unwind.hpp"
 #include "platform/posix/interrupts.hpp"
 #include "program_start.hpp"
 #include "reply_region.hpp"
@@ -326,7 +328,7 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
     if (own_inner_bell_) own_inner_bell_->clear();
     if (!let_go_on()) return true;
     show_the_way(region_.get());
-    switch (reader_.take()) {
+    switch (hands_over_ ? reader_.how() : reader_.take()) {
       case reply_reader::state::fine:
         break;
       case reply_reader::state::lies:
@@ -347,6 +349,81 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
     process_look_ = now + process_interval;
   }
   return false;
+}
+
+bool supervised_call::value_arrives() const {
+  const reply_region& region = region_.get();
+  return region.packs_value.load(std::memory_order_relaxed) == 1 && region.written.load() >= reply_region::window_size;
+}
+
+/// The reply's bytes, for which it waits as `run` does, looking at the limits for each piece.
+class supervised_call::arriving_bytes final : public byte_source {
+ public:
+  explicit arriving_bytes(supervised_call& call) : call_(call), reader_(call.reader_) {}
+
+  window begin() override {
+    reader_.take_at_once();
+    return reader_.here();
+  }
+  std::size_t read(std::byte* to, std::size_t size) override {
+    call_.hands_over_ = true;
+    reader_.drop(reader_.here().size);
+    std::size_t done = 0;
+    while (done < size && more()) {
+      const std::size_t piece = reader_.take_to(to + done, size - done);
+      if (piece == 0) break;
+      done += piece;
+    }
+    return done;
+  }
+  window rest() override {
+    if (!call_.hands_over_) throw wire_error("it is read when all of it is there");
+    call_.hands_over_ = false;
+    if (!over_) look(woken_by::doorbell);
+    while (!over_) look(call_.wait());
+    if (has_ended_) reader_.take_at_once();
+    return reader_.here();
+  }
+  [[nodiscard]] bool over() const { return over_; }
+
+ private:
+  using woken_by = platform::child_process::woken_by;
+
+  void look(woken_by woken) {
+    has_ended_ = woken == woken_by::end;
+    over_ = call_.look(woken);
+  }
+  /// Waits until there is something to take. False: nothing will come.
+  bool more() {
+    if (!over_) look(woken_by::nothing);
+    while (!over_) {
+      const bool is_all = reader_.complete();
+      if (reader_.has_some_soon()) return true;
+      if (is_all || reader_.how() != reply_reader::state::fine) return false;
+      look(reader_.will_be_rung() ? call_.wait() : woken_by::nothing);
+    }
+    // What one has left that is to be ended comes too late.
+    return has_ended_ && reader_.has_some();
+  }
+
+  supervised_call& call_;
+  reply_reader& reader_;
+  bool over_ = false;
+  bool has_ended_ = false;
+};
+
+bool supervised_call::hand_over(value_receiver& receiver) {
+  arriving_bytes bytes(*this);
+  try {
+    receiver.receive(bytes);
+  } catch (const platform::forced_unwind&) {
+    throw;
+  } catch (...) {
+    // The receiver knows why.
+  }
+  hands_over_ = false;
+  // What has come since: nothing else may ring for it.
+  return bytes.over() || look(platform::child_process::woken_by::doorbell);
 }
 
 /// Should somebody kill it, nothing else tells what it had: less and less often, since this is a wake-up each time.
@@ -422,6 +499,7 @@ platform::exit_status supervised_call::end() {
   running_ = false;
   const bool whole_tree = limits_.given().terminate_child_processes;
   const platform::exit_status status = child_.end(whole_tree, plan_.mark, region_.get());
+  if (status.was_alone) region_.serves_again();
   // Those that have hidden themselves by giving up their mark.
   if (whole_tree && memory_bound_) memory_bound_->end_members();
   if (whole_tree && process_bound_) process_bound_->end_members();
@@ -455,24 +533,27 @@ void warn_before(const settings& limits) {
 
 namespace {
 
-raw_outcome run(const settings& limits, child_task& task) {
+raw_outcome run(const settings& limits, child_task& task, value_receiver* receiver) {
   warn_before(limits);
   supervised_call call(limits);
   if (call.start(task, nullptr) && call.begin()) {
-    while (!call.look(call.wait())) {
+    for (bool over = false; !over;) {
+      const auto woken = call.wait();
+      const bool is_large = receiver != nullptr && woken != platform::child_process::woken_by::end && call.value_arrives();
+      over = is_large ? call.hand_over(*std::exchange(receiver, nullptr)) : call.look(woken);
     }
   }
   call_record record = call.finish();
   // What is said of the callable is dear, and asked for only where there is something to be said.
   const bool returned = record.failed.stage == nullptr && !record.cancelled_before && record.unsendable.empty() &&
                         judge(record.seen) == verdict::returned;
-  return conclude(limits, std::move(record), returned ? call_name{} : task.name());
+  return conclude(limits, std::move(record), returned ? call_name{} : task.name(), false);
 }
 
 }  // namespace
 
-raw_outcome execute(const settings& limits, child_task& task) {
-  raw_outcome out = run(limits, task);
+raw_outcome execute(const settings& limits, child_task& task, value_receiver* receiver) {
+  raw_outcome out = run(limits, task, receiver);
   platform::take_pending_default_action();
   return out;
 }

@@ -73,13 +73,14 @@ class limited_base {
   [[nodiscard]] bool supports(feature what) const { return pynisher::supports(what); }
 
  protected:
+  /// Explained only where it failed.
   template <class... A>
   outcome<result_of<F, A...>> run(A&&... arguments) const {
-    using R = result_of<F, A...>;
-    check_result_type<R>();
-    refuse_if_moved_from();
-    invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
-    return decode<R>(execute(*settings_, task));
+    return decoded<result_of<F, A...>>(false, std::forward<A>(arguments)...);
+  }
+  template <class... A>
+  outcome<result_of<F, A...>> run_explained(A&&... arguments) const {
+    return decoded<result_of<F, A...>>(true, std::forward<A>(arguments)...);
   }
   template <class... A>
   call<result_of<F, A...>> begin(A&&... arguments) const {
@@ -91,6 +92,18 @@ class limited_base {
   }
 
  private:
+  template <class R, class... A>
+  outcome<R> decoded(bool explained, A&&... arguments) const {
+    check_result_type<R>();
+    refuse_if_moved_from();
+    invocation<R, F, A...> task(fn_, std::forward<A>(arguments)...);
+    arriving_value<R> come;
+    value_receiver* receiver = nullptr;
+    if constexpr (!std::is_void_v<R>) receiver = &come;
+    raw_outcome raw = execute(*settings_, task, receiver);
+    if (explained && !raw.error) raw.explanation = explain_return(raw.usage);
+    return decode<R>(std::move(raw), std::move(come));
+  }
   void refuse_if_moved_from() const {
     if (!settings_) throw std::invalid_argument("fn: this limited callable was moved from");
   }
@@ -141,7 +154,7 @@ class limited : public detail::limited_base<F> {
   template <class... A>
     requires std::invocable<F&, A...>
   auto try_call(A&&... arguments) const {
-    return this->run(std::forward<A>(arguments)...);
+    return this->run_explained(std::forward<A>(arguments)...);
   }
   template <class... A>
     requires std::invocable<F&, A...>
@@ -160,7 +173,7 @@ class limited<F, R(A...)> : public detail::limited_base<F> {
   result_type operator()(A... arguments) const {
     return detail::value_or_throw(this->run(std::forward<A>(arguments)...));
   }
-  outcome<result_type> try_call(A... arguments) const { return this->run(std::forward<A>(arguments)...); }
+  outcome<result_type> try_call(A... arguments) const { return this->run_explained(std::forward<A>(arguments)...); }
   call<result_type> start(A... arguments) const { return this->begin(std::forward<A>(arguments)...); }
 
   template <class... Fewer>
@@ -171,7 +184,7 @@ class limited<F, R(A...)> : public detail::limited_base<F> {
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
   outcome<result_type> try_call(Fewer&&... arguments) const {
-    return this->run(std::forward<Fewer>(arguments)...);
+    return this->run_explained(std::forward<Fewer>(arguments)...);
   }
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
@@ -195,7 +208,7 @@ class limited_no_raise : public detail::limited_base<F> {
   template <class... A>
     requires std::invocable<F&, A...>
   auto try_call(A&&... arguments) const {
-    return this->run(std::forward<A>(arguments)...);
+    return this->run_explained(std::forward<A>(arguments)...);
   }
   template <class... A>
     requires std::invocable<F&, A...>
@@ -214,7 +227,7 @@ class limited_no_raise<F, R(A...)> : public detail::limited_base<F> {
     return detail::value_or_empty(this->run(std::forward<A>(arguments)...));
   }
   outcome<std::remove_cvref_t<R>> try_call(A... arguments) const {
-    return this->run(std::forward<A>(arguments)...);
+    return this->run_explained(std::forward<A>(arguments)...);
   }
   call<std::remove_cvref_t<R>> start(A... arguments) const { return this->begin(std::forward<A>(arguments)...); }
 
@@ -226,7 +239,7 @@ class limited_no_raise<F, R(A...)> : public detail::limited_base<F> {
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>
   outcome<std::remove_cvref_t<R>> try_call(Fewer&&... arguments) const {
-    return this->run(std::forward<Fewer>(arguments)...);
+    return this->run_explained(std::forward<Fewer>(arguments)...);
   }
   template <class... Fewer>
     requires detail::shorter_call<F, sizeof...(A), Fewer...>

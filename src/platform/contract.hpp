@@ -212,6 +212,7 @@ struct exit_status {
   pynisher::usage usage;
   std::uint64_t peak_before_kill = 0;  ///< of the program that the child runs, where it had to be killed
   bool server_lost = false;            ///< the forkserver, whose child it was, is gone: it could not tell
+  bool was_alone = false;  ///< it is certain that it has started nothing: nobody else ever had what it had
 };
 
 /// The mark that a call's processes carry, so that those which left its tree are still known as its own.

@@ -70,10 +70,17 @@ struct taken_marks {
   std::atomic<std::uint64_t> bits[words] = {};
 };
 
+/// A call's shared memory that waits for the next call: pointers of shared_memory.cpp's.
+struct regions_between_calls {
+  std::atomic<void*> next{nullptr}, next_sent{nullptr};
+  std::atomic<bool> next_is_needed{true};  ///< calls of late have not left theirs to the next one
+};
+
 struct alignas(4096) forked_page {
   detail::fork_safe_mutex library_mutex, fork_mutex;
   surrounding_call surrounding;
   call_of_child call;
+  regions_between_calls regions;
   taken_marks marks;
   listed_descriptors listed;  ///< its beginning: those of the first hundred and more
 };

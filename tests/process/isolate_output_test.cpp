@@ -359,7 +359,11 @@ TEST_P(IsolateOutput, LinesComeToACallbackBeforeTheCallIsBack) {
   EXPECT_THAT(first, ElementsAre("one", "two", ""));
   iso.call(say, "ning\n");
   EXPECT_THAT(taken(lines), ElementsAre("beginning"));
-  iso.call([] { write_text(2, std::string((std::size_t{2} << 20) + 10, 'x') + "\n"); });
+  iso.call([] {
+    std::string line((std::size_t{2} << 20) + 10, 'x');
+    line.push_back('\n');
+    write_text(2, line);
+  });
   const auto pieces = taken(errors);
   ASSERT_EQ(pieces.size(), 3u);
   EXPECT_EQ(pieces[0].size(), output::longest_line);

@@ -372,6 +372,97 @@ TEST(ChangingCounters, DoNoHarmWhileTheyAreRead) {
   liar.join();
 }
 
+// --- read as it comes -------------------------------------------------------------------------------------------
+
+/// What `reader` gives straight away, in pieces of `piece` at most.
+std::string taken_straight(reply_reader& reader, std::size_t piece) {
+  std::string taken;
+  std::vector<std::byte> room(piece);
+  for (;;) {
+    const std::size_t some = reader.take_to(room.data(), room.size());
+    if (some == 0) return taken;
+    taken.append(reinterpret_cast<const char*>(room.data()), some);
+  }
+}
+
+TEST(ReadAsItComes, GoesWhereItBelongsAndIsKeptNowhere) {
+  channel c;
+  const std::string sent = pattern(ring);
+  c.archive.write(sent.data(), sent.size());
+  c.writer.commit(reply_kind::value, 0, c.archive);
+  reply_reader reader(c.region, unlimited);
+  EXPECT_TRUE(reader.has_some());
+  EXPECT_TRUE(taken_straight(reader, 10'007) == sent);
+  EXPECT_FALSE(reader.has_some());
+  EXPECT_FALSE(reader.will_be_rung());
+  auto reply = reader.finish();
+  EXPECT_TRUE(reply.well_formed);
+  EXPECT_EQ(reply.kind, reply_kind::value);
+  EXPECT_TRUE(reply.bytes.is_gone());
+  EXPECT_EQ(reply.bytes.size(), sent.size());
+}
+
+TEST(ReadAsItComes, EndsWhereTheValueWasGivenUp) {
+  const std::string value = pattern(300'000, 1), why = pattern(200'000, 2);
+  for (const bool some_is_here : {false, true}) {
+    channel c;
+    c.archive.write(value.data(), value.size());
+    reply_reader reader(c.region, unlimited);
+    std::string got;
+    if (some_is_here) {
+      reader.take_at_once();
+      const auto here = reader.here();
+      got.assign(reinterpret_cast<const char*>(here.data), here.size);
+      reader.drop(here.size);
+    }
+    c.writer.give_up(c.archive.position());
+    c.writer.give_up(c.archive.position() + 7);  // only the first counts
+    c.archive.write(why.data(), why.size());
+    c.writer.commit(reply_kind::exception, value.size(), c.archive);
+    EXPECT_TRUE(got + taken_straight(reader, 4096) == value) << some_is_here;
+    reader.take_at_once();
+    EXPECT_EQ(reader.here().size, 0u);
+    auto reply = reader.finish();
+    EXPECT_TRUE(reply.well_formed);
+    EXPECT_EQ(reply.kind, reply_kind::exception);
+    EXPECT_TRUE(text_of(reply.bytes) == why) << some_is_here;
+  }
+}
+
+TEST(ReadAsItComes, OnlyAValueMayBeGone) {
+  channel c;
+  const std::string sent = pattern(10'000);
+  c.archive.write(sent.data(), sent.size());
+  c.writer.commit(reply_kind::exception, 0, c.archive);
+  reply_reader reader(c.region, unlimited);
+  EXPECT_TRUE(taken_straight(reader, 1000) == sent);
+  EXPECT_FALSE(reader.finish().well_formed);
+}
+
+TEST(ReadAsItComes, EndsAtCountersThatCannotBe) {
+  channel c;
+  c.region.written.store(ring + 1);
+  reply_reader reader(c.region, unlimited);
+  EXPECT_EQ(taken_straight(reader, 100), "");
+  EXPECT_EQ(reader.how(), state::lies);
+  EXPECT_FALSE(reader.will_be_rung());
+}
+
+TEST(ReadAsItComes, AnOldEndOfTheValueTakesNothingBack) {
+  channel c;
+  const std::string sent = pattern(10'000);
+  c.archive.write(sent.data(), sent.size());
+  c.writer.commit(reply_kind::value, 0, c.archive);
+  reply_reader reader(c.region, unlimited);
+  std::byte some[100];
+  EXPECT_EQ(reader.take_to(some, sizeof some), sizeof some);
+  // A child that lies: where the value is said to have ended, reading has gone on already.
+  c.region.value_ends.store(51);
+  EXPECT_EQ(reader.take_to(some, sizeof some), 0u);
+  reader.take_at_once();
+  EXPECT_EQ(reader.here().size, 0u);
+}
+
 // --- the bytes' own house ---------------------------------------------------------------------------------------
 
 TEST(ReplyBytes, KeepWhatTheyHoldWhenTheyGrowAndMove) {
@@ -392,6 +483,24 @@ TEST(ReplyBytes, KeepWhatTheyHoldWhenTheyGrowAndMove) {
   EXPECT_TRUE(text_of(assigned) == sent);
   assigned.select(3, 10);
   EXPECT_EQ(text_of(assigned), sent.substr(3, 7));
+}
+
+TEST(ReplyBytes, KeepTheirPlacesWhenTheFirstOnesAreGivenUp) {
+  reply_bytes bytes;
+  const std::string sent = pattern(1000);
+  std::memcpy(bytes.grow(600), sent.data(), 600);
+  bytes.drop(500);
+  EXPECT_EQ(bytes.size_here(), 100u);
+  std::memcpy(bytes.grow(400), sent.data() + 600, 400);
+  EXPECT_EQ(bytes.arrived(), sent.size());
+  reply_bytes moved;
+  moved = std::move(bytes);
+  moved.select(550, 1000);
+  EXPECT_FALSE(moved.is_gone());
+  EXPECT_EQ(text_of(moved), sent.substr(550));
+  moved.select(499, 1000);
+  EXPECT_TRUE(moved.is_gone());
+  EXPECT_EQ(moved.data(), nullptr);
 }
 
 TEST(ReplyBytes, ThrowWhereThereIsNoMemory) {

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <exception>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -12,19 +14,58 @@
 
 namespace pynisher::detail {
 
+/// Unpacks a value that is still arriving, on the caller's thread.
 template <class R>
-outcome<R> decode(raw_outcome raw) {
+class arriving_value final : public value_receiver {
+ public:
+  void receive(byte_source& bytes) override {
+    why_not_ = "reading it threw something that is no std::exception";
+    try {
+      input_archive in(bytes);
+      in(value_.emplace());
+      in.expect_end();
+      size_ = in.position();
+      why_not_ = "it is not what was unpacked as it came";
+    } catch (const std::exception& e) {
+      why_not_ = e.what();
+    }
+  }
+  /// `reply`: whose value it is to be. Empty: `why_not`.
+  [[nodiscard]] std::optional<R> value_of(const reply_bytes& reply) && {
+    if (reply.begin() != 0 || reply.size() != size_) return std::nullopt;
+    return std::move(value_);
+  }
+  [[nodiscard]] const std::string& why_not() const { return why_not_; }
+
+ private:
+  std::optional<R> value_;
+  std::uint64_t size_ = 0;  ///< of what it was read from; 0: it is not whole
+  std::string why_not_;
+};
+template <>
+class arriving_value<void> {};
+
+template <class R>
+void unpack(const reply_bytes& from, std::optional<R>& to) {
+  input_archive in(from.data(), from.size(), from.begin());
+  in(to.emplace());
+  in.expect_end();
+}
+
+/// `come`: what has been unpacked already, if anything.
+template <class R>
+outcome<R> decode(raw_outcome raw, arriving_value<R> come = {}) {
   if constexpr (std::is_void_v<R>) {
     if (!raw.error && raw.reply.size() != 0) mark_undecodable(raw, "bytes are left over after no value");
     return {raw.verdict, raw.usage, std::move(raw.error), std::move(raw.explanation)};
   } else {
     std::optional<R> value;
-    if (!raw.error) {
+    if (!raw.error && raw.reply.is_gone()) {
+      value = std::move(come).value_of(raw.reply);
+      if (!value) mark_undecodable(raw, come.why_not());
+    } else if (!raw.error) {
       try {
-        input_archive in(raw.reply.data(), raw.reply.size(), raw.reply.begin());
-        value.emplace();
-        in(*value);
-        in.expect_end();
+        unpack(raw.reply, value);
       } catch (const std::exception& e) {
         mark_undecodable(raw, e.what());
       } catch (...) {

@@ -51,11 +51,20 @@ class reply_bytes {
 
   /// Makes room for `size` more bytes at the end and returns it. Throws `std::bad_alloc`.
   std::byte* grow(std::size_t size);
-  [[nodiscard]] std::size_t arrived() const { return size_; }
+  [[nodiscard]] std::size_t arrived() const { return gone_ + size_; }
+  /// Gives up the first `size` of the bytes that are here, which somebody has read.
+  void drop(std::size_t size) noexcept;
+  /// Nothing is here: the next `size` bytes went straight to who read them.
+  void skip(std::size_t size) noexcept { gone_ += size; }
+  /// Those that are here.
+  [[nodiscard]] const std::byte* here() const { return memory_; }
+  [[nodiscard]] std::size_t size_here() const { return size_; }
+
   /// From here on, `data` and `size` speak of the bytes from `begin` to `end` of those that arrived.
   void select(std::size_t begin, std::size_t end);
-
-  [[nodiscard]] const std::byte* data() const { return memory_ + begin_; }
+  /// Some of them have been read and given up.
+  [[nodiscard]] bool is_gone() const { return begin_ < gone_; }
+  [[nodiscard]] const std::byte* data() const { return is_gone() ? nullptr : memory_ + (begin_ - gone_); }
   [[nodiscard]] std::size_t size() const { return end_ - begin_; }
   [[nodiscard]] std::size_t begin() const { return begin_; }
 
@@ -66,6 +75,7 @@ class reply_bytes {
   std::byte* memory_ = nullptr;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
+  std::size_t gone_ = 0;  ///< bytes before those that are here
   std::size_t begin_ = 0;
   std::size_t end_ = 0;
 };
@@ -80,9 +90,21 @@ struct raw_outcome {
   std::shared_ptr<void> custody;  ///< of what the reply refers to, until it is unpacked; mostly null
 };
 
-/// Runs the task in a child process under the limits, and comes back when nothing of it is left.
+/// Unpacks a large value while the child still packs it.
+class value_receiver {
+ public:
+  /// Called at most once. What it makes of the bytes counts only if the call has returned in the end, with just these.
+  virtual void receive(byte_source& bytes) = 0;
+
+ protected:
+  ~value_receiver() = default;
+};
+
+/// Runs the task in a child process under the limits, and comes back when nothing of it is left. `receiver` may be null.
+/// A call that returned is explained by `explain_return` alone, where somebody asks.
 /// Throws only `std::bad_alloc`.
-raw_outcome execute(const settings& limits, child_task& task);
+raw_outcome execute(const settings& limits, child_task& task, value_receiver* receiver);
+[[nodiscard]] std::string explain_return(const pynisher::usage& used);
 
 /// In the child: the function has returned; from here on the reply is this thread's.
 void begin_reply();

@@ -90,6 +90,12 @@ exit_status status_kept_by(int pidfd) {
   return {};
 }
 
+void await_end(int pidfd) {
+  pollfd end{pidfd, POLLIN, 0};
+  while (raw::call(SYS_ppoll, &end, 1, nullptr, nullptr, 0) == -EINTR) {
+  }
+}
+
 /// Waits until a stop signal has taken effect or the process has ended; not for ever, since a process in an
 /// uninterruptible sleep stops when that is over.
 void await_standstill(pid_t pid, int pidfd) {
@@ -143,7 +149,7 @@ void close_descriptor(int fd) noexcept {
 #endif
 }
 
-void close_descriptor_in_child(int fd) noexcept { raw::call(SYS_close, fd); }
+[[gnu::hot]] void close_descriptor_in_child(int fd) noexcept { raw::call(SYS_close, fd); }
 
 call_fd make_memory_file(std::size_t size) {
   call_fd file(::memfd_create("pynisher", MFD_CLOEXEC | MFD_ALLOW_SEALING));
@@ -215,8 +221,10 @@ pid_t fork_with(const child_plan& plan) {
   const int error = errno;
   if (plan.undo_in_parent != nullptr) plan.undo_in_parent();
   const long failed = keep_from_children(&region, detail::reply_region::size);
+  // Not written to where there is nothing to say: for as long as the child has it too, that is a fault and a copy.
+  if (pid >= 0 && failed >= 0) return pid;
   errno = failed < 0 ? static_cast<int>(-failed) : error;
-  if (pid < 0 || failed >= 0) return pid;
+  if (pid < 0) return pid;
   kill_and_reap(pid);
   errno = static_cast<int>(-failed);
   return -1;
@@ -394,7 +402,9 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     }
   }
   std::optional<orphans_come_here> adoption;
-  if (whole_tree && !has_ended()) {
+  bool ended_by_itself = has_ended();
+  // One that has started nothing may still do so until it is killed: that is found by its mark.
+  if (whole_tree && !ended_by_itself && !(mark.value != 0 && is_last_made(pid_))) {
     // Standing still it makes no new children and, being their reaper, gets those whose parents are killed.
     send(SIGSTOP);
     await_standstill(pid_, pidfd_.get());
@@ -410,14 +420,17 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     }
   }
   const auto cpu_before_end = cpu_time();
-  const bool ended_by_itself = has_ended();
+  if (!ended_by_itself) ended_by_itself = has_ended();
   const std::uint64_t peak = ended_by_itself ? 0 : peak_of(pid_);
   if (!ended_by_itself) send(SIGKILL);
 
   siginfo_t ended{};
   rusage used{};
   long failed = -ECHILD;
+  bool was_last = false;
   if (pidfd_) {
+    if (!ended_by_itself) await_end(pidfd_.get());
+    was_last = is_last_made(pid_);
     // By descriptor: should somebody else have reaped it, the number may be another's by now.
     do failed = raw::call(SYS_waitid, P_PIDFD, pidfd_.get(), &ended, WEXITED | __WALL, &used);
     while (failed == -EINTR);
@@ -436,9 +449,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   } else if (pidfd_) {
     // SIGCHLD is ignored, or a handler of the application's was faster; or it was another's child, who is gone. The
     // descriptor still tells the end.
-    pollfd end{pidfd_.get(), POLLIN, 0};
-    while (raw::call(SYS_ppoll, &end, 1, nullptr, nullptr, 0) == -EINTR) {
-    }
+    await_end(pidfd_.get());
     result = status_kept_by(pidfd_.get());
     // What the child noted itself it noted at an orderly end only.
     if (cpu_before_end) result.usage.user_time = *cpu_before_end;
@@ -446,7 +457,9 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   // A child that came to an orderly end has seen to its descendants itself. What it may have put beside itself, and all
   // that any other child has left, is known by its mark.
   const bool orderly = ended_by_itself && region.orderly.load(std::memory_order_acquire) == 1;
-  if (whole_tree && mark.value != 0 && (!orderly || has_marked_child(mark))) kill_marked(mark);
+  // Of one that somebody else has reaped the number may have been another's already.
+  result.was_alone = was_last && failed == 0;
+  if (whole_tree && mark.value != 0 && !result.was_alone && (!orderly || has_marked_child(mark))) kill_marked(mark);
   result.server_lost = parent_ != nullptr;
   pid_ = -1;
   return result;

@@ -2,10 +2,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 
 #include <atomic>
@@ -208,12 +210,15 @@ bool is_dead(pid_t pid, bool& blind) noexcept {
   return threads <= 1;
 }
 
-/// The number that the system gave to a process last; 0 if it does not say.
+/// The number that the system gave to a process or thread last; 0 if it does not say.
 long last_pid() noexcept {
   const long fd = open_for_reading("/proc/loadavg");
   if (fd < 0) return 0;
+  // In a container it may be another file, which is behind the times.
+  struct statfs system {};
+  const bool is_the_kernels = raw::call(SYS_fstatfs, fd, &system) == 0 && system.f_type == PROC_SUPER_MAGIC;
   char text[128];
-  const long got = raw::call(SYS_read, fd, text, sizeof text);
+  const long got = is_the_kernels ? raw::call(SYS_read, fd, text, sizeof text) : 0;
   raw::call(SYS_close, fd);
   long at = got;
   while (at > 0 && text[at - 1] != ' ') --at;
@@ -327,6 +332,8 @@ std::uint64_t mark_carried_by(pid_t process) noexcept { return mark_of(process);
 void release_mark(const call_mark& mark) {
   if (mark.span == outer_span) outer_slots.give_back((mark.value >> outer_shift) & outer_calls);
 }
+
+bool is_last_made(pid_t pid) noexcept { return last_pid() == pid; }
 
 int kill_descendants(pid_t pid) noexcept { return kill_below(pid, 16); }
 

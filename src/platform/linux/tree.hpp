@@ -19,6 +19,10 @@ std::uint64_t own_mark() noexcept;
 /// The marks of all calls made by this program.
 call_mark program_marks() noexcept;
 
+/// True: this system has made no process and no thread since it made `pid`, which is not reaped and so has started nothing.
+/// A number is not given again while somebody has it. (With CAP_CHECKPOINT_RESTORE a process can choose its children's.)
+bool is_last_made(pid_t pid) noexcept;
+
 /// SIGKILL to all descendants of `pid`, found by ancestry. Returns how many were alive.
 int kill_descendants(pid_t pid) noexcept;
 

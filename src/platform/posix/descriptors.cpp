@@ -76,7 +76,7 @@ call_fd& call_fd::operator=(call_fd&& other) noexcept {
   return *this;
 }
 
-call_fd::~call_fd() {
+[[gnu::hot]] call_fd::~call_fd() {
   if (get() >= 0) unlist_descriptor(get());
 }
 

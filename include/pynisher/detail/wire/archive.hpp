@@ -114,33 +114,67 @@ class output_archive : public cereal::OutputArchive<output_archive> {
   std::uint32_t depth_ = 0;
 };
 
+/// Packed bytes that are still being sent. Only large blocks of numbers are read as they come, straight to where they
+/// belong; all else is read when the sender has ended, of whose memory the receiver's would be copies until then.
+class byte_source {
+ public:
+  struct window {
+    const std::byte* data;
+    std::size_t size;
+  };
+  /// What has come so far.
+  virtual window begin() = 0;
+  /// Once what had come is read: the next bytes, to `to`. Returns how many: fewer than `size` only where no more will come.
+  virtual std::size_t read(std::byte* to, std::size_t size) = 0;
+  /// All that is left, when the sender has ended. Throws where nothing has been read by `read`: then all of it is best read
+  /// from its beginning.
+  virtual window rest() = 0;
+
+ protected:
+  ~byte_source() = default;
+};
+
 class input_archive : public cereal::InputArchive<input_archive> {
  public:
   /// `origin`: where the first byte stood in the sender's stream, for alignment.
   input_archive(const std::byte* data, std::size_t size, std::uint64_t origin = 0)
       : InputArchive(this), begin_(data), at_(data), end_(data + size), origin_(origin) {}
+  explicit input_archive(byte_source& source) : input_archive(source, source.begin()) {}
 
   [[nodiscard]] std::size_t left() const { return static_cast<std::size_t>(end_ - at_); }
+  /// Where the next byte stood in the sender's stream.
+  [[nodiscard]] std::uint64_t position() const { return origin_ + static_cast<std::uint64_t>(at_ - begin_); }
 
   /// The next `size` bytes, in place.
   const std::byte* take(std::size_t size) {
-    if (size > left()) [[unlikely]]
-      throw_truncated(size, left());
+    if (size > left()) [[unlikely]] {
+      await_end();
+      if (size > left()) throw_truncated(size, left());
+    }
     return std::exchange(at_, at_ + size);
   }
   void read(void* data, std::size_t size) {
     const std::byte* from = take(size);
     if (size > 0) std::memcpy(data, from, size);
   }
-  void align(std::size_t alignment) {
-    const std::uint64_t position = origin_ + static_cast<std::uint64_t>(at_ - begin_);
-    take((alignment - position % alignment) % alignment);
+  void align(std::size_t alignment) { take((alignment - position() % alignment) % alignment); }
+
+  /// Of a block of as many bytes: so large that malloc maps memory for it that no other process has.
+  [[nodiscard]] bool comes_straight(std::size_t size) const {
+    constexpr std::size_t always_mapped = std::size_t{32} << 20;
+    return source_ != nullptr && size >= always_mapped && size > left();
   }
+  /// The next `size` bytes, as they come.
+  void read_straight(std::byte* to, std::size_t size);
 
   /// A count of elements. Elements of no bytes at all exist, but not without end.
   std::size_t read_count() {
     cereal::size_type count = 0;
     read(&count, sizeof count);
+    return checked_count(count);
+  }
+  std::size_t checked_count(cereal::size_type count) {
+    await_end();
     if (count > left()) {
       const cereal::size_type unbacked = count - left();
       if (unbacked > bodiless_) throw_wire_error("a container claims more elements than there are bytes");
@@ -159,11 +193,22 @@ class input_archive : public cereal::InputArchive<input_archive> {
     if (++depth_ > max_wire_depth) throw_wire_error("the value nests more than 1000 objects deep");
   }
   void leave() { --depth_; }
-  void expect_end() const {
+  void expect_end() {
+    await_end();
     if (at_ != end_) throw_wire_error("bytes are left over after the value");
   }
 
  private:
+  input_archive(byte_source& source, byte_source::window first) : input_archive(first.data, first.size) {
+    source_ = &source;
+  }
+  void begin_window(byte_source::window fresh);
+  /// From here on, all bytes that will ever come are here.
+  void await_end() {
+    if (source_ != nullptr) begin_window(std::exchange(source_, nullptr)->rest());
+  }
+
+  byte_source* source_ = nullptr;
   const std::byte* begin_;
   const std::byte* at_;
   const std::byte* end_;
@@ -265,12 +310,35 @@ void CEREAL_SAVE_FUNCTION_NAME(output_archive& ar, const std::vector<T, A>& valu
   if (bytes >= aligned_from) ar.align(wire_alignment);
   ar.write(values.data(), bytes);
 }
+/// As they come. Of the memory that is claimed no more is reserved than is in proportion to what has come.
+template <class Numbers>
+void read_straight(input_archive& ar, Numbers& values, std::size_t count) {
+  using T = typename Numbers::value_type;
+  constexpr std::size_t piece = (std::size_t{32} << 10) / sizeof(T), at_first = (std::size_t{64} << 20) / sizeof(T);
+  while (values.size() < count) {
+    const std::size_t before = values.size();
+    if (before == values.capacity()) {
+      values.reserve(std::min(count, at_first + 8 * before));
+      expect_large_block(values.data(), values.capacity() * sizeof(T));
+    }
+    const std::size_t more = std::min({piece, count - before, values.capacity() - before});
+    values.resize(before + more);
+    ar.read_straight(reinterpret_cast<std::byte*>(values.data() + before), more * sizeof(T));
+  }
+}
+
 template <plain_number T, class A>
 void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   static_assert(alignof(T) <= wire_alignment);
-  const std::size_t count = ar.read_count();
+  cereal::size_type claimed = 0;
+  ar.read(&claimed, sizeof claimed);
   values.clear();
-  if (count > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw_wire_error("a vector is too long");
+  if (claimed > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw_wire_error("a vector is too long");
+  if (ar.comes_straight(static_cast<std::size_t>(claimed) * sizeof(T))) {
+    ar.align(wire_alignment);
+    return read_straight(ar, values, static_cast<std::size_t>(claimed));
+  }
+  const std::size_t count = ar.checked_count(claimed);
   const std::size_t bytes = count * sizeof(T);
   if (bytes < aligned_from) {
     values.resize(count);
