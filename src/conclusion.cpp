@@ -113,8 +113,8 @@ raw_outcome conclude_ended(const settings& limits, evidence& seen, reply_bytes b
   std::string detail;
   std::optional<received_exception> received;
   try {
-    input_archive in(bytes.data(), bytes.size(), bytes.begin());
     if (seen.reply == reply_kind::exception) {
+      input_archive in(bytes.data(), bytes.size(), bytes.begin());
       received = read_exception(in);
       // An inner call that ran into this call's limit says so by its own exception; the kernel's count decides.
       if (received->info.type_name == "pynisher::CpuTimeoutException" && seen.cpu_limit &&
@@ -130,6 +130,7 @@ raw_outcome conclude_ended(const settings& limits, evidence& seen, reply_bytes b
       received = unpacked_bad_alloc();
       detail = received->info.message;
     } else if (seen.reply == reply_kind::unsendable) {
+      input_archive in(bytes.data(), bytes.size(), bytes.begin());
       in(detail);
       in.expect_end();
     }
