@@ -13,6 +13,9 @@ namespace pynisher::detail {
 constinit fork_safe_mutex& library_mutex = platform::on_forked_page.library_mutex;
 constinit fork_safe_mutex& fork_mutex = platform::on_forked_page.fork_mutex;
 
+void wait_while(std::atomic<int>& word, int is) noexcept { word.wait(is); }
+void wake_one(std::atomic<int>& word) noexcept { word.notify_one(); }
+
 namespace {
 
 /// Whoever forks inside of the library holds the fork mutex already; whoever forks in a signal handler may hold either.

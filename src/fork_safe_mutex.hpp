@@ -9,15 +9,9 @@ namespace pynisher::detail {
 // No static of a function in this library is made on its first use but under such a mutex: a program that forks while one
 // of its threads makes it would have a child in which it is never finished.
 
-#if defined(_WIN32)
-// libstdc++'s own wait loses wake-ups where it knows no way of the system's to wait for a word.
 /// Comes back when `word` is no longer that, or for no reason.
 void wait_while(std::atomic<int>& word, int is) noexcept;
 void wake_one(std::atomic<int>& word) noexcept;
-#else
-inline void wait_while(std::atomic<int>& word, int is) noexcept { word.wait(is); }
-inline void wake_one(std::atomic<int>& word) noexcept { word.notify_one(); }
-#endif
 
 /// A mutex that no fork catches locked by another thread: every fork of the program, the application's own too, waits
 /// for it. A thread that forks while it holds one keeps it, on both sides of the fork. Nothing of the C library is in
