@@ -374,6 +374,11 @@ TEST(ChangingCounters, DoNoHarmWhileTheyAreRead) {
 
 // --- read as it comes -------------------------------------------------------------------------------------------
 
+void send(channel& c, reply_kind kind, const std::string& bytes) {
+  c.archive.write(bytes.data(), bytes.size());
+  c.writer.commit(kind, 0, c.archive);
+}
+
 /// What `reader` gives straight away, in pieces of `piece` at most.
 std::string taken_straight(reply_reader& reader, std::size_t piece) {
   std::string taken;
@@ -388,8 +393,7 @@ std::string taken_straight(reply_reader& reader, std::size_t piece) {
 TEST(ReadAsItComes, GoesWhereItBelongsAndIsKeptNowhere) {
   channel c;
   const std::string sent = pattern(ring);
-  c.archive.write(sent.data(), sent.size());
-  c.writer.commit(reply_kind::value, 0, c.archive);
+  send(c, reply_kind::value, sent);
   reply_reader reader(c.region, unlimited);
   EXPECT_TRUE(reader.has_some());
   EXPECT_TRUE(taken_straight(reader, 10'007) == sent);
@@ -432,8 +436,7 @@ TEST(ReadAsItComes, EndsWhereTheValueWasGivenUp) {
 TEST(ReadAsItComes, OnlyAValueMayBeGone) {
   channel c;
   const std::string sent = pattern(10'000);
-  c.archive.write(sent.data(), sent.size());
-  c.writer.commit(reply_kind::exception, 0, c.archive);
+  send(c, reply_kind::exception, sent);
   reply_reader reader(c.region, unlimited);
   EXPECT_TRUE(taken_straight(reader, 1000) == sent);
   EXPECT_FALSE(reader.finish().well_formed);
@@ -451,8 +454,7 @@ TEST(ReadAsItComes, EndsAtCountersThatCannotBe) {
 TEST(ReadAsItComes, AnOldEndOfTheValueTakesNothingBack) {
   channel c;
   const std::string sent = pattern(10'000);
-  c.archive.write(sent.data(), sent.size());
-  c.writer.commit(reply_kind::value, 0, c.archive);
+  send(c, reply_kind::value, sent);
   reply_reader reader(c.region, unlimited);
   std::byte some[100];
   EXPECT_EQ(reader.take_to(some, sizeof some), sizeof some);

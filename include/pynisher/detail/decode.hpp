@@ -14,6 +14,14 @@
 
 namespace pynisher::detail {
 
+/// Nothing else may be in it. Returns where it ended.
+template <class R>
+std::uint64_t read_whole(input_archive& in, std::optional<R>& value) {
+  in(value.emplace());
+  in.expect_end();
+  return in.position();
+}
+
 /// Unpacks a value that is still arriving, on the caller's thread.
 template <class R>
 class arriving_value final : public value_receiver {
@@ -22,9 +30,7 @@ class arriving_value final : public value_receiver {
     why_not_ = "reading it threw something that is no std::exception";
     try {
       input_archive in(bytes);
-      in(value_.emplace());
-      in.expect_end();
-      size_ = in.position();
+      size_ = read_whole(in, value_);
       why_not_ = "it is not what was unpacked as it came";
     } catch (const std::exception& e) {
       why_not_ = e.what();
@@ -45,13 +51,6 @@ class arriving_value final : public value_receiver {
 template <>
 class arriving_value<void> {};
 
-template <class R>
-void unpack(const reply_bytes& from, std::optional<R>& to) {
-  input_archive in(from.data(), from.size(), from.begin());
-  in(to.emplace());
-  in.expect_end();
-}
-
 /// `come`: what has been unpacked already, if anything.
 template <class R>
 outcome<R> decode(raw_outcome raw, arriving_value<R> come = {}) {
@@ -65,7 +64,8 @@ outcome<R> decode(raw_outcome raw, arriving_value<R> come = {}) {
       if (!value) mark_undecodable(raw, come.why_not());
     } else if (!raw.error) {
       try {
-        unpack(raw.reply, value);
+        input_archive in(raw.reply.data(), raw.reply.size(), raw.reply.begin());
+        read_whole(in, value);
       } catch (const std::exception& e) {
         mark_undecodable(raw, e.what());
       } catch (...) {
