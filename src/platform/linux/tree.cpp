@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <mutex>
@@ -358,28 +359,63 @@ void kill_marked_elsewhere(const call_mark& mark) noexcept {
   }
 }
 
+/// Kills whoever carries a mark, one number at a time.
+struct search {
+  const call_mark& mark;
+  int found = 0;         // alive, and killed
+  bool met_any = false;  // alive or dead
+  bool blind = false;
+
+  void at(pid_t pid) noexcept {
+    if (!carries(pid, mark)) return;
+    met_any = true;
+    // At once: it may be about to fork and exit.
+    if (raw::call(SYS_kill, pid, SIGKILL) == 0 && !is_dead(pid, blind)) ++found;
+  }
+};
+
+/// A process can fork and exit while the directory of all is being read, so that neither it nor its child is met. Such
+/// a child has a number that was given meanwhile, after `last_seen`. Asking the newest first takes less time than a
+/// fork, so that a chain of such processes is caught up with. True if all have been asked, and no number was given
+/// since.
+bool kill_newest(search& looked, long last_seen) noexcept {
+  constexpr int enough_rounds = 1000;
+  // A fork that was on its way when the number was read has taken its own before.
+  constexpr long on_their_way = 64;
+  constexpr long most_to_ask = 8192;
+  bool all_asked = true;
+  for (int round = 0; round < enough_rounds; ++round) {
+    const long last = last_pid();
+    if (last == 0) return false;
+    if (last == last_seen && round > 0) break;
+    // Where numbers have begun anew, those before the end are not known.
+    if (last < last_seen || last - last_seen > most_to_ask) all_asked = false;
+    const long oldest = std::max({last < last_seen ? 1 : last_seen - on_their_way, last - most_to_ask, 1L});
+    for (long pid = last; pid >= oldest; --pid) looked.at(static_cast<pid_t>(pid));
+    last_seen = last;
+  }
+  return all_asked;
+}
+
 }  // namespace
 
 void kill_marked(const call_mark& mark) noexcept {
-  // A process can fork and exit while the directory is being read, so that neither it nor its child is met. A round is
-  // an end if it met none alive and no process was made meanwhile; where processes are always being made, many are.
+  // Where the system does not say whether processes were made meanwhile, or where others make them all the time.
   constexpr int enough_quiet_rounds = 40;
-  bool any = false;
+  search looked{mark};
   for (int quiet_rounds = 0; quiet_rounds < enough_quiet_rounds;) {
     const long last_before = last_pid();
-    bool found = false, blind = false;
-    const long opened = for_each_number("/proc", [&](pid_t pid) {
-      if (!carries(pid, mark)) return;
-      any = true;
-      if (!is_dead(pid, blind) && raw::call(SYS_kill, pid, SIGKILL) == 0) found = true;
-    });
-    if (blind || opened == -EMFILE || opened == -ENFILE) return kill_marked_elsewhere(mark);
+    const int found_before = looked.found;
+    const long opened = for_each_number("/proc", [&](pid_t pid) { looked.at(pid); });
+    if (looked.blind || opened == -EMFILE || opened == -ENFILE) return kill_marked_elsewhere(mark);
     if (opened < 0) return;
+    const bool complete = kill_newest(looked, last_before);
+    const bool found = looked.found != found_before;
+    if (!found && complete) break;
     quiet_rounds = found ? 0 : quiet_rounds + 1;
-    if (!found && last_before != 0 && last_before == last_pid()) break;
     if (found) yield_for(50'000);
   }
-  if (!any) return;
+  if (!looked.met_any) return;
   // Dead ones are still there until their new parent has reaped them. That may be this process, where it is a
   // subreaper; else wait for the parent, but not for one that does not do its duty.
   for (int round = 0; round < 40; ++round) {
