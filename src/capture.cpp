@@ -1,10 +1,7 @@
 #include <pynisher/capture.hpp>
 
 #include <memory>
-#include <stdexcept>
 #include <utility>
-
-#include <fmt/format.h>
 
 #include <pynisher/format.hpp>
 
@@ -22,14 +19,8 @@ namespace {
 
 std::uint64_t bound_of(const capture_options& wanted) {
   if (!wanted.most.has_value()) return platform::physical_memory() / 4;
-  // The same judgement as a limit's.
-  options as_limit;
-  as_limit.memory = wanted.most;
-  try {
-    return *settings::judge(as_limit).memory();
-  } catch (const std::invalid_argument& e) {
-    throw std::invalid_argument(fmt::format("capture_options::most is like a limit of {}", e.what()));
-  }
+  refuse_faulty("capture_options::most", wanted.most);
+  return wanted.most.bytes();
 }
 
 }  // namespace

@@ -93,11 +93,15 @@ start_method resolve(start_method wanted) {
 
 }  // namespace
 
+void refuse_faulty(const char* option, const memory_size& size) {
+  refuse_faulty<memory_size>(option, size, "B, KB, MB, GB, TB, KiB, MiB, GiB, TiB", "8388607 TiB");
+}
+
 settings settings::judge(options wanted) {
   settings checked(std::move(wanted));
   const options& given = checked.given_;
 
-  refuse_faulty("memory", given.memory, "B, KB, MB, GB, TB, KiB, MiB, GiB, TiB", "8388607 TiB");
+  refuse_faulty("memory", given.memory);
   refuse_faulty("cpu_time", given.cpu_time, "ms, s, m, h, d", "292 years");
   refuse_faulty("wall_time", given.wall_time, "ms, s, m, h, d", "292 years");
   refuse_too_short("cpu_time", given.cpu_time);

@@ -44,4 +44,7 @@ class settings {
   mutable platform::parent_death_watch death_watch_;
 };
 
+/// Throws std::invalid_argument, which names the option, unless it is a size that can be a bound, or none.
+void refuse_faulty(const char* option, const memory_size& size);
+
 }  // namespace pynisher::detail
