@@ -174,8 +174,6 @@ class flight {
   bool done_ = false;
 };
 
-namespace {
-
 /// What the thread works on.
 class deck {
  public:
@@ -268,8 +266,6 @@ class deck {
   platform::many_waiter waiter_;
   std::vector<std::shared_ptr<flight>> running_;  ///< the thread's alone
 };
-
-}  // namespace
 
 /// The thread, for as long as somebody has a handle.
 class flight_thread {

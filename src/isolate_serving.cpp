@@ -178,7 +178,7 @@ std::vector<std::byte> answer_set(input_archive& in) {
 }
 
 /// Values cross as bytes that nobody looks at here.
-std::vector<std::byte> answer(frame_kind kind, input_archive& in, int conversation, descriptors& passed) {
+std::vector<std::byte> answer_to(frame_kind kind, input_archive& in, int conversation, descriptors& passed) {
   auto& names = here().names;
   std::string name;
   switch (kind) {
@@ -238,7 +238,7 @@ void serve(int conversation) {
       }
       if (!read_whole(conversation, body.data(), body.size(), passed)) return;
       input_archive in(body.data(), body.size());
-      answered = answer(header.kind, in, conversation, passed);
+      answered = answer_to(header.kind, in, conversation, passed);
     } catch (abi::__forced_unwind&) {
       throw;
     } catch (...) {

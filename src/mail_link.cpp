@@ -127,14 +127,14 @@ exchange_client* client_or_host(exchange_host*& host) {
   client = way.client.load();
   if (client != nullptr && client->owner() == platform::process_number()) return client;
   // The one of the process that this was forked from, if any, stays where it is: its descriptors are not ours.
-  greeting hello;
-  hello.token = place->token;
-  hello.household = way.home.number;
-  hello.isolate = way.home.isolate;
-  hello.is_head = way.home.head == platform::process_number();
+  greeting words;
+  words.token = place->token;
+  words.household = way.home.number;
+  words.isolate = way.home.isolate;
+  words.is_head = way.home.head == platform::process_number();
   int doorbell = -1;
   if (reply_region* const region = region_here(doorbell)) region->exchange_used.store(1);
-  client = new exchange_client(*place, hello);
+  client = new exchange_client(*place, words);
   way.client.store(client);
   return client;
 }

@@ -286,12 +286,12 @@ mail pack_mail(const std::function<void(output_archive&)>& write) {
 
 void unpack_mail(const mail& came, const std::function<void(input_archive&)>& read) {
   if (!came) throw SerializationException("no item came");
-  unpacking state{came.get(), std::vector<bool>(came->attached.size())};
-  unpacking* const outer = std::exchange(arriving, &state);
+  unpacking here{came.get(), std::vector<bool>(came->attached.size())};
+  unpacking* const outer = std::exchange(arriving, &here);
   const auto finish = [&] {
     arriving = outer;
-    for (std::size_t i = 0; i < state.used.size(); ++i) {
-      if (!state.used[i]) let_go(came->attached[i]);
+    for (std::size_t i = 0; i < here.used.size(); ++i) {
+      if (!here.used[i]) let_go(came->attached[i]);
     }
   };
   try {
