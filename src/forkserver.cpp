@@ -416,7 +416,8 @@ program_started call_by_server(std::span<const int> descriptors, const started_o
     if (send_message(child.socket.get(), message, all)) break;
     const int error = errno;
     if (error != EPIPE && error != ECONNRESET) return failed_to({"ask the forkserver's child", error, {}});
-    // It has died while it waited: killed by somebody.
+    // It has died while it waited: killed by somebody. The mark is the next one's.
+    if (child.parent) static_cast<void>(child.parent->give(false, {}));
     dismiss_waiting_child();
     if (dead == most_dead) return failed_to({"ask the forkserver's child, which has died", error, {}});
   }

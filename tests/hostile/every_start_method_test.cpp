@@ -323,6 +323,7 @@ void claim_a_failed_start(std::uint64_t not_begun) {
 }
 
 TEST_P(Hostile, NoFunctionPassesForOneThatDidNotBegin) {
+  SKIP_UNLESS_SUPPORTED("memory");
   EXPECT_THAT(on_a_victim(
                   [] {
                     for (const auto& limits : {unlimited(), with({.memory = 64_MiB, .cpu_time = 10s})}) {

@@ -22,6 +22,7 @@
 
 #include "forkserver.hpp"
 #include "support/descendants.hpp"
+#include "support/forkserver.hpp"
 #include "support/functions.hpp"
 #include "support/helper_process.hpp"
 #include "support/outcomes.hpp"
@@ -45,39 +46,7 @@ pynisher::options by_server(pynisher::options limits = {}) {
   return limits;
 }
 
-std::vector<pid_t> children_of(pid_t process) {
-  std::vector<pid_t> all;
-  std::ifstream children("/proc/" + std::to_string(process) + "/task/" + std::to_string(process) + "/children");
-  for (pid_t child = 0; children >> child;) all.push_back(child);
-  return all;
-}
-
-std::string name_of_process(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
-  std::string name;
-  std::getline(file, name);
-  return name;
-}
-
-/// Those children of a process that have this name.
-std::vector<pid_t> named(const std::string& name, pid_t parent) {
-  auto all = children_of(parent);
-  std::erase_if(all, [&](pid_t child) { return name_of_process(child) != name; });
-  return all;
-}
-
-/// The server of a process of one thread; 0: it has none.
-pid_t server_of(pid_t program) {
-  const auto servers = named("pynisher-forks", program);
-  return servers.empty() ? 0 : servers.front();
-}
-
-/// The child that waits for a call there, once there is one.
-pid_t waiting_child_of(pid_t server) {
-  std::vector<pid_t> waiting;
-  support::await([&] { return !(waiting = named("pynisher-waits", server)).empty(); });
-  return waiting.front();
-}
+pid_t waiting_child_of(pid_t server) { return support::waiting_children_of(server).front(); }
 
 std::size_t descriptors_of(pid_t process) {
   const std::filesystem::directory_iterator all("/proc/" + std::to_string(process) + "/fd");
@@ -101,7 +70,7 @@ class Relay : public ::testing::Test {
 
 TEST_F(Relay, ChildrenAreTheServersAndTellEverythingAllTheSame) {
   const pid_t of_call = limit(parent, by_server())();
-  EXPECT_EQ(of_call, server_of(::getpid()));
+  EXPECT_EQ(of_call, support::server_of(::getpid()));
   const auto exited = limit([] { ::_exit(7); }, by_server()).try_call();
   EXPECT_THAT(exited, support::FailedWith<pynisher::ExitException>([](auto& e) { EXPECT_EQ(e.exit_code(), 7); }));
   const auto killed = limit([] { ::raise(SIGKILL); }, by_server()).try_call();
@@ -127,7 +96,7 @@ TEST_F(Relay, AChildIsNotReapedBeforeTheProgramHasAskedForItsEnd) {
     return 0;
   });
   support::await_logged(log.path(), 1);
-  const pid_t child = log.pids().at(0), server = server_of(program.pid());
+  const pid_t child = log.pids().at(0), server = support::server_of(program.pid());
   ASSERT_GT(server, 0);
   program.send(SIGSTOP);
   support::await_stopped(program.pid());
@@ -153,7 +122,7 @@ TEST_F(Relay, TheServersDeathEndsItsCallsWithAllTheyHaveStartedAndSaysSo) {
                      by_server())
                      .start(log.path());
   support::await_logged(log.path(), 2);
-  const pid_t server = server_of(::getpid());
+  const pid_t server = support::server_of(::getpid());
   ::kill(server, SIGKILL);
   EXPECT_THAT(running.get_outcome(), support::FailedWith<pynisher::SignalException>([](auto& e) {
                 EXPECT_EQ(e.signal(), SIGKILL);
@@ -161,22 +130,18 @@ TEST_F(Relay, TheServersDeathEndsItsCallsWithAllTheyHaveStartedAndSaysSo) {
               }));
   EXPECT_THAT(log.survivors(), testing::IsEmpty());
   EXPECT_EQ(limit(same, by_server())(2), 2);
-  EXPECT_NE(server_of(::getpid()), server);
+  EXPECT_NE(support::server_of(::getpid()), server);
   pynisher::forkserver::stop();
   EXPECT_FALSE(has_children());
 }
 
 TEST_F(Relay, TheServersDeathBeforeTheFunctionBeginsIsAStartThatFailed) {
   EXPECT_EQ(limit(same, by_server())(1), 1);
-  const pid_t server = server_of(::getpid()), waiting = waiting_child_of(server);
-  ::kill(waiting, SIGSTOP);
-  support::await_stopped(waiting);
-  auto running = limit(same, by_server()).start(2);
-  ASSERT_EQ(running.pid(), waiting);
+  const pid_t server = support::server_of(::getpid());
+  auto running = support::start_in_stopped_child(server, limit(same, by_server()), 2);
   ::kill(server, SIGKILL);
-  EXPECT_THAT(running.get_outcome(), support::FailedWith<pynisher::StartException>([](auto& e) {
-                EXPECT_THAT(e.what(), HasSubstr("forkserver"));
-              }));
+  EXPECT_THAT(running.get_outcome(), support::FailedWith<pynisher::StartException>(
+                                         [](auto& e) { EXPECT_THAT(e.what(), HasSubstr("forkserver")); }));
 }
 
 TEST_F(Relay, AResultThatWasThereBeforeTheServerDiedCounts) {
@@ -193,7 +158,7 @@ TEST_F(Relay, AResultThatWasThereBeforeTheServerDiedCounts) {
   });
   support::await_logged(log.path(), 1);
   // It may be anywhere in the call, or past it.
-  if (const pid_t server = server_of(program.pid()); server > 0) {
+  if (const pid_t server = support::server_of(program.pid()); server > 0) {
     program.send(SIGSTOP);
     support::await_stopped(program.pid());
     support::await_gone(log.pids().at(0));
@@ -208,7 +173,7 @@ TEST_F(Relay, AStoppedServerIsLetGoOnToEndItsChildren) {
   support::process_log log;
   auto running = limit(log_and_sleep, by_server()).start(log.path());
   support::await_logged(log.path(), 1);
-  const pid_t server = server_of(::getpid());
+  const pid_t server = support::server_of(::getpid());
   ::kill(server, SIGSTOP);
   support::await_stopped(server);
   running.cancel();
@@ -221,7 +186,7 @@ TEST_F(Relay, AStopLetsCallsInFlightGoOnAndTheServerGoesWithTheLast) {
   auto first = limit(log_and_sleep, by_server()).start(log.path());
   auto second = limit(log_and_sleep, by_server()).start(log.path());
   support::await_logged(log.path(), 2);
-  const pid_t server = server_of(::getpid());
+  const pid_t server = support::server_of(::getpid());
   pynisher::forkserver::stop();
   EXPECT_FALSE(support::is_gone(server));
   EXPECT_EQ(limit(same, by_server())(1), 1);
@@ -239,23 +204,26 @@ TEST_F(Relay, AStopLetsCallsInFlightGoOnAndTheServerGoesWithTheLast) {
 TEST_F(Relay, AWaitingChildThatIsKilledIsReplacedAndReaped) {
   EXPECT_EQ(limit(same, by_server())(1), 1);
   for (int i = 0; i < 20; ++i) {
-    const pid_t waiting = waiting_child_of(server_of(::getpid()));
+    const pid_t waiting = waiting_child_of(support::server_of(::getpid()));
     ::kill(waiting, SIGKILL);
     support::await_gone(waiting);
     // At the latest when it would have been its turn: another may have been announced before it. The call in hand may
     // fail with it.
     support::await([&] {
-      static_cast<void>(limit(same, by_server()).try_call(i));
+      const auto in_hand = limit(same, by_server()).try_call(i);
+      if (!in_hand) {
+        EXPECT_THAT(in_hand, support::FailedWith<pynisher::StartException>());
+      }
       return support::process_state(waiting) == 0;
     });
-    support::await([&] { return limit(same, by_server()).try_call(i).value_or(-1) == i; });
+    EXPECT_EQ(limit(same, by_server())(i), i);
   }
 }
 
 TEST_F(Relay, ManyAtOnceLeaveNothingBehind) {
   const auto call = limit(same, by_server());
   EXPECT_EQ(call(1), 1);
-  const pid_t server = server_of(::getpid());
+  const pid_t server = support::server_of(::getpid());
   waiting_child_of(server);
   const std::size_t own = descriptors_of(::getpid()), servers = descriptors_of(server);
   {
@@ -267,8 +235,8 @@ TEST_F(Relay, ManyAtOnceLeaveNothingBehind) {
   EXPECT_EQ(call(1), 1);
   // One waits at a time, or one more where it was asked for while it came.
   support::await([&] {
-    const auto left = children_of(server);
-    return !left.empty() && left.size() <= 2 && named("pynisher-waits", server) == left &&
+    const auto left = support::children_of(server);
+    return !left.empty() && left.size() <= 2 && support::children_named("pynisher-waits", server) == left &&
            descriptors_of(server) <= servers + 2 * (left.size() - 1);
   });
   pynisher::forkserver::stop();
@@ -290,7 +258,7 @@ TEST_F(Relay, AKilledProgramTakesTheCallsAndAllThatTheyHaveStartedAlong) {
       return 0;
     });
     support::await_logged(log.path(), 2);
-    const pid_t server = server_of(program.pid());
+    const pid_t server = support::server_of(program.pid());
     ASSERT_GT(server, 0);
     program.send(SIGKILL);
     support::await_gone(server);

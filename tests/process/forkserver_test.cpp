@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -22,6 +23,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/forkserver.hpp"
 #include "support/functions.hpp"
 #include "support/handshake.hpp"
 #include "support/helper_process.hpp"
@@ -43,24 +45,7 @@ pynisher::options by_server(pynisher::options limits = {}) {
   return limits;
 }
 
-std::string name_of_process(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
-  std::string name;
-  std::getline(file, name);
-  return name;
-}
-
-/// The server of `program`; 0: it has none.
-pid_t server_of(pid_t program) {
-  for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(program) + "/task")) {
-    std::ifstream children(thread.path() / "children");
-    for (pid_t child = 0; children >> child;) {
-      if (name_of_process(child) == "pynisher-forks") return child;
-    }
-  }
-  return 0;
-}
-pid_t own_server() { return server_of(::getpid()); }
+pid_t own_server() { return support::server_of(::getpid()); }
 
 /// The server's children are its own, as on systems that know it no other way.
 bool is_relayed() { return std::getenv("PYNISHER_TEST_RELAYED") != nullptr; }
@@ -124,6 +109,28 @@ TEST_F(ForkServer, StopsWhenAskedAndLeavesNoChild) {
   EXPECT_EQ(limit(same, by_server())(1), 1);
 }
 
+TEST_F(ForkServer, LosesNoCallWithAChildThatIsKilledWhileItWaits) {
+  EXPECT_EQ(limit(same, by_server())(1), 1);
+  for (int i = 0; i < 20; ++i) {
+    ::kill(support::waiting_children_of(parent_of_calls()).front(), SIGKILL);
+    // It may have been given the call before the signal came.
+    const auto in_hand = limit(same, by_server()).try_call(i);
+    if (!in_hand) {
+      EXPECT_THAT(in_hand, support::FailedWith<pynisher::StartException>());
+    }
+    EXPECT_EQ(limit(same, by_server())(i), i);
+  }
+}
+
+TEST_F(ForkServer, WhoseChildIsKilledBeforeItsCallBeginsSaysThatItDidNot) {
+  EXPECT_EQ(limit(same, by_server())(1), 1);
+  auto running = support::start_in_stopped_child(parent_of_calls(), limit(same, by_server()), 2);
+  ::kill(static_cast<pid_t>(running.pid()), SIGKILL);
+  EXPECT_THAT(running.get_outcome(), support::FailedWith<pynisher::StartException>([](auto& e) {
+                EXPECT_THAT(e.what(), HasSubstr("killed before its call began"));
+              }));
+}
+
 TEST_F(ForkServer, ThatWasKilledIsStartedAgain) {
   EXPECT_EQ(limit(same, by_server())(1), 1);
   const pid_t first = own_server();
@@ -136,8 +143,12 @@ TEST_F(ForkServer, ThatWasKilledIsStartedAgain) {
 TEST_F(ForkServer, ThatDiesTakesNoCallAlong) {
   if (is_relayed()) GTEST_SKIP() << "it takes those along that are its children's";
   support::process_log log;
-  auto running = limit([](const std::string& path) { support::log_process(path.c_str()); support::sleep_two_minutes(); },
-                       by_server())
+  auto running = limit(
+                     [](const std::string& path) {
+                       support::log_process(path.c_str());
+                       support::sleep_two_minutes();
+                     },
+                     by_server())
                      .start(log.path());
   support::await_logged(log.path(), 1);
   const pid_t dead = own_server();
@@ -163,8 +174,10 @@ TEST_F(ForkServer, ThatIsStoppedFailsTheCallInHandAndNoOther) {
     }
   }
   // A server that relays is let go on by the end of a call that had its child before.
-  if (is_relayed()) EXPECT_LE(failed, 1);
-  else EXPECT_EQ(failed, 1);
+  if (is_relayed())
+    EXPECT_LE(failed, 1);
+  else
+    EXPECT_EQ(failed, 1);
   EXPECT_EQ(limit(same, by_server())(3), 3);
 }
 
@@ -185,8 +198,12 @@ TEST_F(ForkServer, OutlivesTheThreadThatStartedItAndSoDoItsChildren) {
   std::jthread([] { pynisher::forkserver::start(); }).join();
   const pid_t server = own_server();
   support::process_log log;
-  auto running = limit([](const std::string& path) { support::log_process(path.c_str()); support::sleep_two_minutes(); },
-                       by_server())
+  auto running = limit(
+                     [](const std::string& path) {
+                       support::log_process(path.c_str());
+                       support::sleep_two_minutes();
+                     },
+                     by_server())
                      .start(log.path());
   support::await_logged(log.path(), 1);
   std::jthread([] { EXPECT_EQ(limit(same, by_server({.warnings = false}))(1), 1); }).join();
@@ -198,12 +215,16 @@ TEST_F(ForkServer, DiesWithTheProgramAndItsCallsToo) {
   for (const bool whole_tree : {true, false}) {
     support::process_log log;
     support::helper_process program([&] {
-      limit([](const std::string& path) { support::log_process(path.c_str()); support::sleep_two_minutes(); },
-            by_server({.terminate_child_processes = whole_tree}))(log.path());
+      limit(
+          [](const std::string& path) {
+            support::log_process(path.c_str());
+            support::sleep_two_minutes();
+          },
+          by_server({.terminate_child_processes = whole_tree}))(log.path());
       return 0;
     });
     support::await_logged(log.path(), 1);
-    const pid_t server = server_of(program.pid());
+    const pid_t server = support::server_of(program.pid());
     ASSERT_GT(server, 0);
     program.send(SIGKILL);
     support::await_gone(server);
