@@ -5,7 +5,8 @@
 
 #include <pynisher/pynisher.hpp>
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // where processes cannot be copied, the call starts this program again
   for (const char* feature : {"wall_time", "cpu_time", "memory", "memory_address_space", "memory_tree", "kill_tree",
                               "process_count", "parent_death", "cancel", "fork", "spawn", "forkserver"}) {
     if (pynisher::supports(feature)) {
