@@ -71,13 +71,12 @@ void process_bound::end_surplus(const child_process& child) const noexcept {
   if (processes_in(job) <= most_) return;
   try {
     auto members = members_of(job, PROCESS_TERMINATE);
-    std::erase_if(members, [&child](const auto& one) {
-      return ::GetProcessId(one.get()) == static_cast<DWORD>(child.pid_);
-    });
+    std::erase_if(members,
+                  [&child](const auto& one) { return ::GetProcessId(one.get()) == static_cast<DWORD>(child.pid_); });
     std::ranges::stable_sort(members, {}, [](const auto& one) { return beginning_of(one.get()); });
     for (std::size_t i = most_ - 1; i < members.size(); ++i) {
-      // As it is called where the kernel refuses it.
-      ::TerminateProcess(members[i].get(), ERROR_NOT_ENOUGH_QUOTA);
+      // As it is called where the kernel refuses it. One that is still being made waits for the next look.
+      if (has_begun(members[i].get())) ::TerminateProcess(members[i].get(), ERROR_NOT_ENOUGH_QUOTA);
     }
   } catch (const std::bad_alloc&) {
     // Then the next time.

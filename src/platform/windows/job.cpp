@@ -2,8 +2,10 @@
 
 #include <psapi.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <new>
 #include <utility>
 
 namespace pynisher::platform {
@@ -105,10 +107,23 @@ std::vector<std::unique_ptr<void, closes_handle>> members_of(HANDLE job, DWORD a
   return members;
 }
 
+namespace {
+
+bool all_have_begun(HANDLE job) noexcept {
+  try {
+    const auto members = members_of(job);
+    return std::ranges::all_of(members, [](const auto& one) { return has_begun(one.get()); });
+  } catch (const std::bad_alloc&) {
+    return true;
+  }
+}
+
+}  // namespace
+
 void end_job(HANDLE job) noexcept {
   // A process that is being made while the job ends may come after; and the end of one takes a moment.
-  while (processes_in(job) > 0) {
-    ::TerminateJobObject(job, killed_code);
+  for (int waits_left = 5000; processes_in(job) > 0; --waits_left) {
+    if (waits_left <= 0 || all_have_begun(job)) ::TerminateJobObject(job, killed_code);
     if (processes_in(job) > 0) ::Sleep(1);
   }
 }
