@@ -146,7 +146,8 @@ program_started start_program(program_role role, std::span<const int> descriptor
   std::unique_ptr<void, closes> owned_job(job);
 
   inherited_handles handles;
-  std::string mark = std::string(start_mark) + "=" + static_cast<char>(role) + ":";
+  std::string mark = start_mark;  // sums of strings are a false alarm of g++ 12's
+  mark.append(1, '=').append(1, static_cast<char>(role)).append(1, ':');
   for (const int descriptor : descriptors) {
     const HANDLE copy = handles.add(to_handle(descriptor));
     if (copy == nullptr) return failed("give the child its handles", static_cast<int>(::GetLastError()));

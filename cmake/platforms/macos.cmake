@@ -8,6 +8,12 @@ list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES ZIG_ROOT ZIG_TARGET)
 set(CMAKE_SYSTEM_NAME Darwin)
 string(REGEX REPLACE "-.*" "" CMAKE_SYSTEM_PROCESSOR "${ZIG_TARGET}")
 
+# What npm puts into .bin is a script that starts node first, for each file that is compiled.
+file(GLOB zig_program LIST_DIRECTORIES FALSE "${ZIG_ROOT}/node_modules/@zigc/*-*/bin/zig")
+if(NOT zig_program MATCHES "^[^;]+$")
+  set(zig_program "${ZIG_ROOT}/node_modules/.bin/zig")
+endif()
+
 # CMake wants a program, and not one with arguments. What it adds to precompile a header zig adds itself.
 set(zig_wrappers "${ZIG_ROOT}/${ZIG_TARGET}")
 function(zig_program name arguments)
@@ -28,7 +34,7 @@ while [ $left -gt 0 ]; do
   fi
 done
 ]=])
-    file(APPEND "${script}" "exec '${ZIG_ROOT}/node_modules/.bin/zig' ${arguments} \"$@\"\n")
+    file(APPEND "${script}" "exec '${zig_program}' ${arguments} \"$@\"\n")
     file(CHMOD "${script}" PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
   endif()
   set(zig_${name} "${script}" PARENT_SCOPE)

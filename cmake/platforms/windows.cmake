@@ -5,6 +5,8 @@ set(CMAKE_SYSTEM_PROCESSOR x86_64)
 set(CMAKE_C_COMPILER x86_64-w64-mingw32-gcc-posix)
 set(CMAKE_CXX_COMPILER x86_64-w64-mingw32-g++-posix)
 set(CMAKE_RC_COMPILER x86_64-w64-mingw32-windres)
+# Inlined functions are no sections of their own, of which binutils' linker takes the square of their number to link.
+set(CMAKE_CXX_FLAGS_INIT "-O1")
 set(CMAKE_EXE_LINKER_FLAGS_INIT "-static")  # Wine has none of the compiler's libraries
 set(CMAKE_CROSSCOMPILING_EMULATOR wine)
 list(APPEND CMAKE_FIND_ROOT_PATH /usr/x86_64-w64-mingw32)
