@@ -141,26 +141,27 @@ set_in_wine() {
   timeout 60 wine reg add "$@" /f >"$log" 2>&1 </dev/null || { tail -n 15 "$log" >&2; cannot "$no_wine"; }
 }
 
-# A server that stays for all tests, and whose end is told.
-start_wine() {
-  rm -f "$work/server-ended"
-  {
-    ended=0
-    wineserver -f -p300 || ended=$?
-    echo $ended >"$work/server-ended"
-  } >"$work/server.log" 2>&1 </dev/null &
-  trap 'wineserver -k >/dev/null 2>&1 || true' EXIT
-  # The first program brings Wine's services up, which keep its output open as long as they live: no pipe of a test's.
-  tool "$no_wine" "starting Wine" timeout -k 30 300 wine cmd /c exit
-}
-
-# What a dead server leaves: programs that wait for it for ever.
+# What a dead server leaves: programs that wait for it for ever, and keep open what a test would write to; and ctest.
 end_left_by_wine() {
   for environment in /proc/[0-9]*/environ; do
     process=${environment#/proc/}
     process=${process%/environ}
     { tr '\0' '\n' <"$environment" | grep -qxF "WINEPREFIX=$WINEPREFIX" && kill -9 "$process"; } 2>/dev/null || true
   done
+}
+
+# A server that stays for all tests, and whose end is told.
+start_wine() {
+  rm -f "$work/server-ended"
+  {
+    ended=0
+    wineserver -f -p300 || ended=$?
+    end_left_by_wine
+    echo $ended >"$work/server-ended"
+  } >"$work/server.log" 2>&1 </dev/null &
+  trap 'wineserver -k >/dev/null 2>&1 || true' EXIT
+  # The first program brings Wine's services up, which keep its output open as long as they live: no pipe of a test's.
+  tool "$no_wine" "starting Wine" timeout -k 30 300 wine cmd /c exit
 }
 
 test_windows() {
@@ -180,7 +181,6 @@ test_windows() {
     [ -e "$work/server-ended" ] || break
     say "Wine's server ended with $(cat "$work/server-ended"): $(tail -n 1 "$work/server.log")"
     tail -n 20 "$work/windows.log"
-    end_left_by_wine
     passed=no
   done
   [ $passed = yes ] || fail_on windows
