@@ -159,10 +159,12 @@ void prepare_for_children() {
 
 namespace {
 
+/// In the child, since the program's other threads would meet it: a handler of theirs that calls the one before it
+/// would be called by ours in turn, without end.
 void catch_terminate() noexcept {
-  call.terminate_of_parent = std::set_terminate(on_terminate);
+  const std::terminate_handler before = std::set_terminate(on_terminate);
   // A call within a call, or a copy of a child, finds our own, and has inherited what was there before that.
-  if (call.terminate_of_parent != on_terminate) call.terminate_before = call.terminate_of_parent;
+  if (before != on_terminate) call.terminate_before = before;
 }
 
 }  // namespace
@@ -176,16 +178,12 @@ void prepare_to_run() noexcept {
 void prepare_next_child() noexcept {
   if (!platform::catch_exits_of_next_child(on_exit_called, on_quick_exit_called)) return;
   call.is_prepared = true;
-  catch_terminate();
 }
 
 void undo_prepare_next_child() noexcept {
   if (!call.is_prepared) return;
   call.is_prepared = false;
   platform::catch_no_exits();
-  const std::terminate_handler now = std::set_terminate(call.terminate_of_parent);
-  // Another thread has set it meanwhile.
-  if (now != on_terminate) std::set_terminate(now);
 }
 
 [[gnu::hot]] void run_in_child(child_task& task, reply_tools& reply, const platform::child_plan& plan) noexcept {
@@ -196,7 +194,11 @@ void undo_prepare_next_child() noexcept {
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
   call.doorbell = plan.doorbell;
-  if (!call.is_prepared) prepare_to_run();
+  if (call.is_prepared) {
+    catch_terminate();
+  } else {
+    prepare_to_run();
+  }
   ++call.generation;
   // What the function starts is no such child.
   call.is_prepared = false;

@@ -77,7 +77,7 @@ std::byte* mapped_file::data() const { return static_cast<std::byte*>(region_->m
 struct reply_region_owner::mapping {
   boost::interprocess::mapped_region memory;
   platform::call_fd file;
-  pid_t made_by = 0;
+  std::int64_t made_by = 0;  ///< process_identity
 
   [[nodiscard]] reply_region* region() const { return static_cast<reply_region*>(memory.get_address()); }
 
@@ -90,7 +90,7 @@ struct reply_region_owner::mapping {
       const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.
       fresh->memory = sent ? mapped(fresh->file.get()) : boost::interprocess::anonymous_shared_memory(reply_region::size);
-      fresh->made_by = platform::process_number();
+      fresh->made_by = platform::process_identity();
       if (const long failed = platform::keep_from_children(fresh->region(), reply_region::size); failed < 0) {
         throw StartException(to_string(start_stage::keep_region), {static_cast<int>(-failed), std::system_category()});
       }
@@ -113,7 +113,7 @@ struct reply_region_owner::between_calls {
     if (place.load() == nullptr) return nullptr;
     std::unique_ptr<mapping> found(static_cast<mapping*>(place.exchange(nullptr)));
     // A forked copy of the program has not got the memory, and may have something else there.
-    if (found && found->made_by != platform::process_number()) static_cast<void>(found.release());
+    if (found && found->made_by != platform::process_identity()) static_cast<void>(found.release());
     return found;
   }
   /// Takes it if the place is empty.

@@ -466,6 +466,9 @@ std::uint64_t own_peak() noexcept;
 void note_usage(detail::reply_region& region) noexcept;
 /// This process and this thread, as the kernel numbers them. Async-signal-safe.
 pid_t process_number() noexcept;
+/// Unlike the number, never that of the process which this one is a forked copy of: where the system cannot tell, the
+/// number. Not zero.
+std::int64_t process_identity() noexcept;
 pid_t thread_number() noexcept;
 /// This thread's name as `ps` and `top` show it; and in a child that was started afresh: takes the caller's.
 std::string shown_name();

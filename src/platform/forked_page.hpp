@@ -47,8 +47,7 @@ struct call_of_child {
   bool is_prepared = false;
   int conversation = -1;
   int doorbell = -1;
-  std::uintptr_t generation = 0;                         ///< calls within calls; of the program itself: 0
-  std::terminate_handler terminate_of_parent = nullptr;  ///< while the parent forks
+  std::uintptr_t generation = 0;  ///< calls within calls; of the program itself: 0
   void (*at_exit)(int code) = nullptr;
   void (*at_quick_exit)(int code) = nullptr;
 };

@@ -1,5 +1,6 @@
 // Forks out of a program whose other threads hold locks at any moment.
 
+#include <sched.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -8,6 +9,7 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <mutex>
@@ -30,6 +32,7 @@
 namespace {
 
 using pynisher::limit;
+using pynisher::start_method;
 using pynisher::verdict;
 
 /// Threads that allocate, print and lock until this goes.
@@ -232,5 +235,49 @@ TEST(ForkSafety, AForkOfTheApplicationsOwnCanMakeCallsToo) {
   });
   EXPECT_EQ(end.code, 0) << end;
 }
+
+// Whoever takes the handler that stands there for the program's own would call it from a handler of his.
+TEST(ForkSafety, NoThreadMeetsAnythingOfTheLibrarysInPlaceOfTheTerminateHandler) {
+  const std::terminate_handler own = std::get_terminate();
+  std::atomic<bool> done{false};
+  std::jthread caller([&] {
+    for (int i = 0; i < 300; ++i) limit([] { return 1; }, {.context = start_method::fork, .warnings = false})();
+    done.store(true);
+  });
+  long looks = 0, strangers = 0;
+  while (!done.load()) {
+    ++looks;
+    strangers += std::get_terminate() != own;
+  }
+  EXPECT_GT(looks, 0);
+  EXPECT_EQ(strangers, 0);
+}
+
+#if defined(CLONE_NEWPID)
+/// Forks into a namespace of processes of its own, where the copy is number 1. The exit code of what runs there.
+template <class Run>
+int as_number_one(Run run) {
+  if (::unshare(CLONE_NEWPID) != 0) return 77;
+  const pid_t pid = ::fork();
+  if (pid == 0) ::_exit(run());
+  int status = -1;
+  return ::waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 99;
+}
+
+TEST(ForkSafety, ACopyThatHasItsOriginalsNumberCanMakeCallsToo) {
+  const auto call_once = [] {
+    const auto result = limit([] { return 42; }, {.context = start_method::fork, .warnings = false}).try_call();
+    return result && *result == 42 ? 0 : 1;
+  };
+  const auto end = support::run_in_helper([&] {
+    return as_number_one([&] {
+      if (::getpid() != 1 || call_once() != 0) return 2;
+      return as_number_one([&] { return ::getpid() != 1 ? 3 : call_once(); });
+    });
+  });
+  if (end.code == 77) GTEST_SKIP() << "a namespace of processes is not to be had here";
+  EXPECT_EQ(end.code, 0) << end;
+}
+#endif
 
 }  // namespace

@@ -22,7 +22,7 @@
 
 #include "forkserver.hpp"
 #include "support/descendants.hpp"
-#include "support/forkserver.hpp"
+#include "support/forkservers.hpp"
 #include "support/functions.hpp"
 #include "support/helper_process.hpp"
 #include "support/outcomes.hpp"

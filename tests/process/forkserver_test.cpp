@@ -23,7 +23,7 @@
 
 #include <pynisher/pynisher.hpp>
 
-#include "support/forkserver.hpp"
+#include "support/forkservers.hpp"
 #include "support/functions.hpp"
 #include "support/handshake.hpp"
 #include "support/helper_process.hpp"

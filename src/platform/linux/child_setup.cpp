@@ -7,11 +7,13 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
@@ -402,6 +404,42 @@ std::string shown_name() {
 void show_as_thread(const std::string& name) noexcept { raw::call(SYS_prctl, PR_SET_NAME, name.c_str()); }
 
 [[gnu::hot]] pid_t process_number() noexcept { return static_cast<pid_t>(raw::call(SYS_getpid)); }
+
+namespace {
+
+/// Zero in each forked copy. Null: the system has no such memory.
+std::atomic<std::int64_t>* word_wiped_by_fork() noexcept {
+  static constinit std::atomic<std::atomic<std::int64_t>*> kept{nullptr};
+  constexpr std::size_t page = 4096;
+  std::atomic<std::int64_t>* word = kept.load();
+  if (word != nullptr) return word;
+  const long memory = raw::call(SYS_mmap, nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory < 0) return nullptr;
+  auto* const fresh = reinterpret_cast<std::atomic<std::int64_t>*>(memory);
+  if (raw::call(SYS_madvise, fresh, page, MADV_WIPEONFORK) == 0 && kept.compare_exchange_strong(word, fresh)) return fresh;
+  raw::call(SYS_munmap, fresh, page);
+  return word;
+}
+
+}  // namespace
+
+// A copy in another namespace of processes, or one whose original has gone, may have the original's number.
+std::int64_t process_identity() noexcept {
+  const std::int64_t number = process_number();
+  std::atomic<std::int64_t>* const word = word_wiped_by_fork();
+  if (word == nullptr) return number;
+  std::int64_t identity = word->load();
+  if (identity != 0) return identity;
+  std::int64_t random = 0;
+  if (raw::call(SYS_getrandom, &random, sizeof random, GRND_NONBLOCK) != sizeof random) {
+    timespec now{};
+    raw::call(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
+    random = now.tv_sec * 1'000'000'000 + now.tv_nsec;
+  }
+  // Never a number's.
+  random = (random ^ number << 32) | std::int64_t{1} << 62;
+  return word->compare_exchange_strong(identity, random) ? random : identity;
+}
 
 [[gnu::hot]] pid_t thread_number() noexcept { return static_cast<pid_t>(raw::call(SYS_gettid)); }
 

@@ -1,10 +1,11 @@
 // The watch that outlives a killed parent: a process of its own with next to no memory.
 //
 // SIGKILL to the parent kills its limited children at once (PR_SET_PDEATHSIG), but what those have started becomes
-// orphaned. This process gets a signal at the parent's death, looks for everything that carries the program's marks, and
-// kills it. It is a fork that gives up what it has inherited, descriptors, session, directory and all memory but code and
-// the stack it runs on: nothing of the program is kept alive by it, and whoever takes over the program has no hold on it,
-// even if the program has given up rights since. Its exit signal is 0, so that only a wait with __WALL sees it.
+// orphaned. This process gets a signal at the parent's death, looks for everything that carries the program's marks,
+// and kills it. It is a fork that gives up what it has inherited, descriptors, session, directory and all memory but
+// code and the stack it runs on: nothing of the program is kept alive by it, and whoever takes over the program has no
+// hold on it, even if the program has given up rights since. Its exit signal is 0, so that only a wait with __WALL sees
+// it.
 //
 // It makes system calls only, since the thread-local storage is not its own any more; this file is compiled without
 // sanitizers and stack protectors.
@@ -34,8 +35,9 @@ constexpr int end_signal = SIGTERM;
 
 struct watch_state {
   int users = 0;
-  pid_t owner = 0;  ///< the process whose watch this is: a forked copy of the program has none
-  pid_t task = 0;   ///< until it is reaped
+  pid_t owner = 0;
+  std::int64_t identity = 0;  ///< of the process whose watch this is: a forked copy of the program has none
+  pid_t task = 0;             ///< until it is reaped
   call_mark marks;
 };
 
@@ -86,8 +88,8 @@ void unmap_but(std::uintptr_t begin, std::uintptr_t end, const range (&kept)[2])
   raw::call(SYS_munmap, begin, end - begin);
 }
 
-/// Gives up all memory but code, the stack around `here`, and the thread's descriptor `self`, in which the kernel writes
-/// (restartable sequences).
+/// Gives up all memory but code, the stack around `here`, and the thread's descriptor `self`, in which the kernel
+/// writes (restartable sequences).
 void forget_memory(const char* here, std::uintptr_t self) {
   const long file = raw::call(SYS_openat, AT_FDCWD, "/proc/self/maps", O_RDONLY | O_CLOEXEC, 0);
   if (file < 0) return;
@@ -171,11 +173,11 @@ void parent_death_watch::start() noexcept {
   // Within a limited call, the outer call's watch finds these marks as well.
   if (own_mark() != 0) return;
   const call_mark marks = program_marks();
-  const pid_t self = process_number();
+  const std::int64_t self = process_identity();
   const std::lock_guard lock(detail::library_mutex);
-  if (state.owner != self) {
+  if (state.identity != self) {
     // A forked copy of the program has the state of the original's watch, but no watch.
-    state = {.owner = self, .marks = marks};
+    state = {.owner = process_number(), .identity = self, .marks = marks};
   }
   if (holder_ != self) {
     holder_ = self;
@@ -186,7 +188,7 @@ void parent_death_watch::start() noexcept {
 }
 
 parent_death_watch::~parent_death_watch() {
-  if (holder_ == 0 || holder_ != process_number()) return;
+  if (holder_ == 0 || holder_ != process_identity()) return;
   const std::lock_guard lock(detail::library_mutex);
   if (--state.users > 0 || state.task == 0) return;
   // Refused, where the program has given up rights since; then it stays until the program ends.

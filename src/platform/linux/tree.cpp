@@ -5,7 +5,6 @@
 #include <linux/magic.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -100,24 +99,12 @@ constexpr std::uint64_t inner_span = no_second_call + 1;
 
 constinit slots<outer_calls> outer_slots(on_forked_page.marks);
 std::atomic<std::uint32_t> inner_calls{0};
-pid_t program_owner = 0;
-std::uint64_t program_id = 0;
 
 /// A forked copy of the program is a program of its own, in which no call is in flight yet.
 std::uint64_t program_bits() noexcept {
-  const auto self = static_cast<pid_t>(raw::call(SYS_getpid));
-  const std::lock_guard lock(detail::library_mutex);
-  if (program_owner != self) {
-    std::uint64_t random = 0;
-    if (raw::call(SYS_getrandom, &random, sizeof random, GRND_NONBLOCK) != sizeof random) {
-      timespec now{};
-      raw::call(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
-      random = static_cast<std::uint64_t>(now.tv_nsec) * 0x9e3779b97f4a7c15u ^ static_cast<std::uint64_t>(self);
-    }
-    program_id = (random << 38) & program_bits_mask;
-    program_owner = self;
-  }
-  return program_id;
+  // Numbers that follow each other are far apart, too.
+  const auto scattered = static_cast<std::uint64_t>(process_identity()) * 0x9e3779b97f4a7c15u;
+  return (scattered >> 2) & program_bits_mask;
 }
 
 std::uint64_t scattered_inner_number() noexcept {

@@ -334,6 +334,7 @@ std::string shown_name() {
 void show_as_thread(const std::string& name) noexcept { ::pthread_setname_np(name.c_str()); }
 
 pid_t process_number() noexcept { return ::getpid(); }
+std::int64_t process_identity() noexcept { return process_number(); }
 
 pid_t thread_number() noexcept { return static_cast<pid_t>(::pthread_mach_thread_np(::pthread_self())); }
 

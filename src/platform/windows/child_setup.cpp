@@ -201,6 +201,7 @@ void show_as_thread(const std::string& name) noexcept {
 }
 
 pid_t process_number() noexcept { return static_cast<pid_t>(::GetCurrentProcessId()); }
+std::int64_t process_identity() noexcept { return process_number(); }
 pid_t thread_number() noexcept { return static_cast<pid_t>(::GetCurrentThreadId()); }
 
 void leave(int code) noexcept {
