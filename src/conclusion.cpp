@@ -64,12 +64,11 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
 void note_child_claims(evidence& seen, const platform::child_plan& plan) {
   const reply_region& region = *plan.region;
   const bool is_start = seen.cause == ended_for::nothing && !has_begun(plan);
-  const bool is_signalled = seen.how == platform::exit_status::kind::signalled;
-  if (is_start && (seen.server_lost || (is_signalled && platform::is_by_server(plan.parentage)))) {
-    seen.failed_stage = seen.server_lost ? start_stage::stay_with_server : start_stage::wait_for_call;
+  // A set-up that fails exits before the function begins.
+  if (is_start && seen.server_lost) {
+    seen.failed_stage = start_stage::stay_with_server;
     seen.start_error = std::make_error_code(std::errc::connection_reset);
-  } else if (is_start && !is_signalled) {
-    // A set-up that fails exits before the function begins.
+  } else if (is_start && seen.how != platform::exit_status::kind::signalled) {
     seen.failed_stage = static_cast<start_stage>(region.failed_stage.load());
     seen.start_error = {region.failed_errno.load(), std::system_category()};
     if (plan.parentage != platform::parentage::copy && seen.failed_stage == start_stage::none) {

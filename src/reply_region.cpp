@@ -48,8 +48,6 @@ const char* to_string(start_stage stage) {
       return "limit the number of processes";
     case start_stage::stay_with_server:
       return "keep the forkserver, which has died";
-    case start_stage::wait_for_call:
-      return "keep the forkserver's child, which was killed before its call began";
   }
   return "unknown stage";
 }

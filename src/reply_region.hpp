@@ -110,7 +110,6 @@ enum class start_stage : std::uint32_t {
   memory_limit,
   process_bound,
   stay_with_server,
-  wait_for_call,
 };
 const char* to_string(start_stage stage);
 

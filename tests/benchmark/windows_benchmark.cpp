@@ -5,6 +5,7 @@
 #include <windows.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -37,8 +38,7 @@ int take_memory() {
 }
 
 int spin() {
-  for (volatile int i = 0;; i = i + 1) {
-  }
+  for (std::atomic<unsigned> rounds{0};;) rounds.fetch_add(1);
 }
 
 int sleep_a_second() {

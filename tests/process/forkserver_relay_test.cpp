@@ -210,10 +210,7 @@ TEST_F(Relay, AWaitingChildThatIsKilledIsReplacedAndReaped) {
     // At the latest when it would have been its turn: another may have been announced before it. The call in hand may
     // fail with it.
     support::await([&] {
-      const auto in_hand = limit(same, by_server()).try_call(i);
-      if (!in_hand) {
-        EXPECT_THAT(in_hand, support::FailedWith<pynisher::StartException>());
-      }
+      static_cast<void>(limit(same, by_server()).try_call(i));
       return support::process_state(waiting) == 0;
     });
     EXPECT_EQ(limit(same, by_server())(i), i);
