@@ -79,15 +79,15 @@ double own_milliseconds() {
   return static_cast<double>(ticks(kernel) + ticks(user)) / 1e4;
 }
 
-/// How far beyond its limit a call came that can only end there.
-template <class Excess>
-double beyond(int (*function)(), pynisher::options limits, pynisher::verdict expected, const Excess& excess) {
-  const auto result = pynisher::limit(function, by_spawn(std::move(limits))).try_call();
-  if (result.verdict() != expected) {
-    std::fprintf(stderr, "%s\n", result.explain().c_str());
-    std::exit(1);
+/// What is told of a call that can only end at its limit `Reached`.
+template <class Reached, class Look>
+double at_limit(int (*function)(), pynisher::options limits, const Look& look) {
+  try {
+    pynisher::limit(function, by_spawn(std::move(limits)))();
+  } catch (const Reached& reached) {
+    return look(reached);
   }
-  return excess(result.usage());
+  std::abort();
 }
 
 template <class What>
@@ -124,14 +124,14 @@ int main(int argc, char** argv) {
   const int ends = std::max(1, rounds / 10);
   std::vector<double> memory, cpu, wall, watching;
   for (int i = 0; i < ends; ++i) {
-    memory.push_back(beyond(take_memory, {.memory = 64_MiB}, pynisher::verdict::memory_limit, [](const auto& used) {
-      return (static_cast<double>(used.peak_memory) - 64.0 * piece) / piece;
+    memory.push_back(at_limit<pynisher::MemoryLimitException>(take_memory, {.memory = 64_MiB}, [](const auto& reached) {
+      return (static_cast<double>(reached.measured().bytes()) - 64.0 * piece) / piece;
     }));
-    cpu.push_back(beyond(spin, {.cpu_time = 200ms}, pynisher::verdict::cpu_timeout, [](const auto& used) {
-      return std::chrono::duration<double, std::milli>(used.cpu_time() - 200ms).count();
+    cpu.push_back(at_limit<pynisher::CpuTimeoutException>(spin, {.cpu_time = 200ms}, [](const auto& reached) {
+      return std::chrono::duration<double, std::milli>(reached.usage().cpu_time() - 200ms).count();
     }));
-    wall.push_back(beyond(spin, {.wall_time = 200ms}, pynisher::verdict::wall_timeout, [](const auto& used) {
-      return std::chrono::duration<double, std::milli>(used.wall_time - 200ms).count();
+    wall.push_back(at_limit<pynisher::WallTimeoutException>(spin, {.wall_time = 200ms}, [](const auto& reached) {
+      return std::chrono::duration<double, std::milli>(reached.usage().wall_time - 200ms).count();
     }));
     const auto watched =
         pynisher::limit(sleep_a_second, by_spawn({.memory = 64_MiB, .cpu_time = 60s, .wall_time = 60s}));
