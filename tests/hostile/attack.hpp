@@ -15,7 +15,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
 #include <fstream>
 #include <initializer_list>
 #include <ostream>
@@ -27,6 +26,7 @@
 #include <pynisher/pynisher.hpp>
 
 #include "reply_region.hpp"
+#include "support/forkservers.hpp"
 #include "support/helper_process.hpp"
 #include "support/outcomes.hpp"
 #include "support/processes.hpp"
@@ -77,22 +77,11 @@ inline std::vector<int> doorbells() {
   return found;
 }
 
-inline std::string name_of_process(pid_t pid) {
-  std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
-  std::string name;
-  std::getline(comm, name);
-  return name;
-}
-
 /// A living child of `program` of that name, or 0.
 inline pid_t find_helper(pid_t program, const std::string& name) {
-  for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(program) + "/task")) {
-    std::ifstream children(thread.path() / "children");
-    for (pid_t child = 0; children >> child;) {
-      if (name_of_process(child) == name && !support::is_gone(child)) return child;
-    }
-  }
-  return 0;
+  const auto all = support::children_named(name, program);
+  const auto alive = std::ranges::find_if_not(all, support::is_gone);
+  return alive == all.end() ? 0 : *alive;
 }
 
 inline std::uint64_t resident_peak() {
@@ -122,8 +111,8 @@ inline void check_unharmed(std::size_t descriptors_before, pynisher::start_metho
 /// Runs `attack` in a helper process, which is to survive it, and says what happened.
 /// A parent that hangs is killed after half a minute: `signal` is SIGALRM then.
 template <class Attack>
-support::helper_result on_a_victim(Attack attack, pynisher::start_method method = pynisher::start_method::fork,
-                                   void (*prepare)() = [] {}) {
+support::helper_result on_a_victim(
+    Attack attack, pynisher::start_method method = pynisher::start_method::fork, void (*prepare)() = [] {}) {
   return support::run_in_helper([attack, method, prepare] {
     ::alarm(30);
     // Descriptors of whoever has started the tests are not to be attacked.

@@ -12,7 +12,6 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -322,16 +321,7 @@ INSTANTIATE_TEST_SUITE_P(By, Escapes,
 // ------------------------------------------------------------------------------------------------
 
 /// The library's watch of `program`, or 0.
-pid_t find_watch(pid_t program) {
-  std::ifstream children("/proc/" + std::to_string(program) + "/task/" + std::to_string(program) + "/children");
-  for (pid_t pid = 0; children >> pid;) {
-    std::ifstream comm("/proc/" + std::to_string(pid) + "/comm");
-    std::string name;
-    std::getline(comm, name);
-    if (name == "pynisher-watch") return pid;
-  }
-  return 0;
-}
+pid_t find_watch(pid_t program) { return hostile::find_helper(program, "pynisher-watch"); }
 
 int attack_the_watch(int signal) {
   const pid_t parent = ::getppid();
