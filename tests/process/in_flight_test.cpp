@@ -322,6 +322,8 @@ TEST_P(InFlight, NothingIsLeftWhenTheHandlesAreGone) {
     const auto count = [](const char* directory) {
       return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());
     };
+    // With the first thread a sanitizer starts one of its own.
+    std::thread([] {}).join();
     const auto threads = count("/proc/self/task"), files = count("/proc/self/fd");
     for (int i = 0; i < 20; ++i) {
       auto value = limit(twice, with({.warnings = false})).start(i);
@@ -331,7 +333,7 @@ TEST_P(InFlight, NothingIsLeftWhenTheHandlesAreGone) {
       HELPER_CHECK(late.get_outcome().verdict() == verdict::wall_timeout);
     }
     // A thread that has been joined is listed for another moment.
-    support::await([&] { return count("/proc/self/task") == threads; });
+    support::await([&] { return count("/proc/self/task") <= threads; });
     HELPER_CHECK(count("/proc/self/fd") == files);
     HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) == -1 && errno == ECHILD);
     return 0;

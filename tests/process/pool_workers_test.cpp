@@ -126,7 +126,8 @@ TEST_P(Workers, AConstructorThatThrowsIsThePoolsConstructorThatThrows) {
   EXPECT_THAT(log.survivors(), testing::IsEmpty());
 }
 
-int initialized = 0;
+/// In threads all of them count here.
+std::atomic<int> initialized{0};
 void initialize() { ++initialized; }
 void refuse_to_initialize() { throw std::length_error("not here"); }
 int how_often(int /*x*/) { return initialized; }
