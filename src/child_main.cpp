@@ -175,15 +175,8 @@ void prepare_to_run() noexcept {
   platform::catch_exits(on_exit_called, on_quick_exit_called);
 }
 
-void prepare_next_child() noexcept {
-  if (!platform::catch_exits_of_next_child(on_exit_called, on_quick_exit_called)) return;
-  call.is_prepared = true;
-}
-
-void undo_prepare_next_child() noexcept {
-  if (!call.is_prepared) return;
-  call.is_prepared = false;
-  platform::catch_no_exits();
+bool prepare_next_child() noexcept {
+  return platform::catch_exits_of_next_child(on_exit_called, on_quick_exit_called);
 }
 
 [[gnu::hot]] void run_in_child(child_task& task, reply_tools& reply, const platform::child_plan& plan) noexcept {
@@ -194,9 +187,9 @@ void undo_prepare_next_child() noexcept {
   call.replying_thread.store(0);
   call.conversation = plan.conversation;
   call.doorbell = plan.doorbell;
-  if (call.is_prepared) {
+  if (plan.is_prepared) {
     catch_terminate();
-  } else {
+  } else if (!call.is_prepared) {
     prepare_to_run();
   }
   ++call.generation;

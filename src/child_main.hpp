@@ -12,9 +12,8 @@ void prepare_for_children();
 
 /// In a child that waits for its call: does now what every call would do first.
 void prepare_to_run() noexcept;
-/// In the parent before the fork: the same for the child; and after the fork, its undoing.
-void prepare_next_child() noexcept;
-void undo_prepare_next_child() noexcept;
+/// In the parent before the fork: what can be done of that for the child. False: nothing.
+bool prepare_next_child() noexcept;
 
 /// What the child replies with. Made before a fork: making it needs a page of constants that a child has not got yet.
 struct reply_tools {

@@ -201,7 +201,6 @@ bool supervised_call::make_bounds() {
   plan_.signal_mask = mask;
   reply_tools reply(region_.get(), plan_.doorbell);
   plan_.before_fork = prepare_next_child;
-  plan_.undo_in_parent = undo_prepare_next_child;
   plan_.started = clock::now();
   auto forked = platform::fork_child(plan_);
   if (forked.where == platform::fork_result::side::child) run_in_child(task, reply, plan_);

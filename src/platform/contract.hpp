@@ -314,10 +314,10 @@ struct child_plan {
   int out = -1, err = -1;  ///< a copy's standard output and error; -1: the program's
   const char* process_bound = nullptr;  ///< its entry; null: there is none
   const char* memory_bound = nullptr;
-  /// Called around a fork, while this process starts no other child: what the child is to find done, and its undoing in
-  /// the parent. In the child each page that is written to would be one more to copy.
-  void (*before_fork)() noexcept = nullptr;
-  void (*undo_in_parent)() noexcept = nullptr;
+  /// Called before a fork, while this process starts no other child: what the child is to find done. In the child each
+  /// page that is written to would be one more to copy. What it returns is `is_prepared`.
+  bool (*before_fork)() noexcept = nullptr;
+  bool is_prepared = false;
   const platform::signal_mask* signal_mask = nullptr;  ///< what the function has blocked; null: what this thread has
   platform::parentage parentage = parentage::copy;
 };
@@ -452,10 +452,9 @@ void set_up_child(const child_plan& plan, pid_t parent) noexcept;
 void end_tree_in_child() noexcept;
 /// In the child: has these called at `exit` and `quick_exit`, before all handlers that the parent has registered.
 void catch_exits(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept;
-/// In the parent before the fork: the same for the child. False: it has to do it itself.
+/// In the parent before the fork: the same for the child. False: it has to do it itself. The parent keeps the handlers
+/// until the next time, and must not mind being called itself.
 bool catch_exits_of_next_child(void (*at_exit)(int code), void (*at_quick_exit)(int code)) noexcept;
-/// In the parent after the fork: takes that back.
-void catch_no_exits() noexcept;
 /// CPU time of all threads of a process so far; empty if it cannot be told.
 std::optional<std::chrono::nanoseconds> cpu_time_of(pid_t process) noexcept;
 /// Most bytes that a process ever had resident since it runs its program; 0 if that cannot be told. Async-signal-safe.

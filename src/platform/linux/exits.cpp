@@ -38,9 +38,14 @@ void on_exit_of_generation(void* generation, int code) {
 
 void on_quick_exit(void* /*unused*/, int code) { on_forked_page.call.at_quick_exit(code); }
 
-/// Who has registered a handler, so that it can be taken back. A child and those that it forks differ.
+/// Who has registered handlers, so that they can be taken back. A child and those that it forks differ.
 char owners[2];
 void* owner_of(std::uintptr_t generation) { return &owners[generation % 2]; }
+
+/// What is in a library that is unloaded must not be called any more.
+[[gnu::destructor]] void take_back_all() {
+  for (char& owner : owners) ::__cxa_finalize(&owner);
+}
 
 // By pointers, which are bound when the program is loaded; a lazily bound call is dear in every new child.
 int (*const volatile register_on_exit)(void (*)(int, void*), void*) = ::on_exit;
@@ -59,15 +64,15 @@ bool catch_exits_of_next_child(void (*at_exit)(int code), void (*at_quick_exit)(
   if (__asan_init != nullptr || __tsan_init != nullptr || __msan_init != nullptr) return false;
   call_of_child& call = on_forked_page.call;
   const std::uintptr_t next = call.generation + 1;
+  // Those of the child before. Right after its fork this would have been a copy of each page that says so.
+  ::__cxa_finalize(owner_of(next));
   call.at_exit = at_exit;
   call.at_quick_exit = at_quick_exit;
   const bool fine =
       ::__cxa_atexit(as_handler(on_exit_of_generation), reinterpret_cast<void*>(next), owner_of(next)) == 0 &&
       register_at_quick_exit(as_handler(on_quick_exit), owner_of(next)) == 0;
-  if (!fine) catch_no_exits();
+  if (!fine) ::__cxa_finalize(owner_of(next));
   return fine;
 }
-
-void catch_no_exits() noexcept { ::__cxa_finalize(owner_of(on_forked_page.call.generation + 1)); }
 
 }  // namespace pynisher::platform

@@ -289,7 +289,6 @@ void catch_exits(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int 
 bool catch_exits_of_next_child(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int code)) noexcept {
   return false;
 }
-void catch_no_exits() noexcept {}
 
 void note_usage(detail::reply_region& region) noexcept {
   const auto nanoseconds = [](const timeval& time) {

@@ -70,18 +70,17 @@ void kill_and_reap(pid_t pid) {
 }
 
 /// The child has the region; meanwhile no other thread starts one.
-pid_t fork_with(const child_plan& plan) {
+pid_t fork_with(child_plan& plan) {
   const std::lock_guard<detail::fork_safe_mutex> lock(detail::fork_mutex);
   detail::reply_region& region = *plan.region;
   if (::minherit(&region, detail::reply_region::size, VM_INHERIT_SHARE) != 0) return -1;
-  if (plan.before_fork != nullptr) plan.before_fork();
+  if (plan.before_fork != nullptr) plan.is_prepared = plan.before_fork();
   // The child's too: ENOMEM in it at a crash tells that the function was refused memory.
   errno = 0;
   const pid_t pid = ::fork();
   // The child's set-up does the same.
   if (pid == 0) return pid;
   const int error = errno;
-  if (plan.undo_in_parent != nullptr) plan.undo_in_parent();
   const long failed = keep_from_children(&region, detail::reply_region::size);
   errno = failed < 0 ? static_cast<int>(-failed) : error;
   if (pid < 0 || failed >= 0) return pid;

@@ -27,7 +27,7 @@ unique_fd& unique_fd::operator=(unique_fd&& other) noexcept {
   return *this;
 }
 
-unique_fd::~unique_fd() {
+[[gnu::hot]] unique_fd::~unique_fd() {
   if (fd_ >= 0) close_descriptor(fd_);
 }
 

@@ -138,7 +138,6 @@ void catch_exits(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int 
 bool catch_exits_of_next_child(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int code)) noexcept {
   return false;
 }
-void catch_no_exits() noexcept {}
 
 std::uint64_t peak_of(pid_t process) noexcept {
   const HANDLE handle = ::OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, FALSE, static_cast<DWORD>(process));
