@@ -162,6 +162,30 @@ TEST_P(Hygiene, NorDoesOneThatWasRegisteredAfterAnEarlierCall) {
   }
 }
 
+// Nor does what a call has left behind end a copy of the program as if that were a child.
+TEST_P(Hygiene, ACopyOfTheProgramEndsByItsOwnHandlers) {
+  for (const bool quickly : {false, true}) {
+    const auto options = unlimited();
+    const auto said = run_in_helper([&]() -> int {
+      std::atexit([] { [[maybe_unused]] const ssize_t n = ::write(1, "atexit;", 7); });
+      std::at_quick_exit([] { [[maybe_unused]] const ssize_t n = ::write(1, "quick;", 6); });
+      (void)limit(support::end_by, options).try_call(support::ending::calls_exit);
+      const pid_t copy = ::fork();
+      if (copy == 0) {
+        const auto how = quickly ? support::ending::calls_quick_exit : support::ending::calls_exit;
+        const bool fine = limit(support::end_by, options).try_call(how).verdict() == pynisher::verdict::exited;
+        quickly ? std::quick_exit(fine ? 9 : 1) : std::exit(fine ? 9 : 1);
+      }
+      int status = 0;
+      HELPER_CHECK(::waitpid(copy, &status, 0) == copy);
+      HELPER_CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 9);
+      ::_exit(0);
+    });
+    EXPECT_EQ(said.code, 0) << said;
+    EXPECT_EQ(said.out, quickly ? "quick;" : "atexit;");
+  }
+}
+
 TEST_P(Hygiene, TheTerminateHandlerIsTheProgramsOwnAfterACall) {
   const std::terminate_handler before = std::get_terminate();
   limit([] {}, unlimited())();
