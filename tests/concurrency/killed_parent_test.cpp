@@ -46,6 +46,18 @@ std::chrono::milliseconds time_until_gone(const support::process_log& log) {
   return std::chrono::duration_cast<std::chrono::milliseconds>(clock_type::now() - from);
 }
 
+/// Daemons from the very first moment of the function, quickly: each is in the list before its maker goes on.
+void quick_daemons(const std::string& log) {
+  for (int i = 0; i < 3; ++i) {
+    if (::fork() != 0) continue;
+    ::setsid();
+    if (::fork() != 0) ::_exit(0);
+    support::log_process(log.c_str());
+    support::sleep_two_minutes();
+  }
+  support::sleep_forever();
+}
+
 class KilledParent : public support::per_start_method {
  protected:
   /// Starts a program, kills it when `when` says so, and returns how long its processes lived on.
@@ -60,6 +72,27 @@ class KilledParent : public support::per_start_method {
     const auto end = caller.wait();
     EXPECT_EQ(end.signal, SIGKILL) << end;
     return time_until_gone(log);
+  }
+
+  /// From the beginning of a call until its function has started something.
+  clock_type::duration time_until_first_birth() {
+    support::process_log log;
+    const support::shared_flag about_to_call;
+    clock_type::duration taken{};
+    kill_in_the_middle(
+        log, [&](const std::string& path) { call_after(about_to_call, path); },
+        [&] {
+          support::await_flag(*about_to_call);
+          const auto from = clock_type::now();
+          support::await_logged(log.path(), 1);
+          taken = clock_type::now() - from;
+        });
+    return taken;
+  }
+  void call_after(const support::shared_flag& about_to_call, const std::string& path) {
+    const auto guarded = limit(quick_daemons, unlimited());
+    about_to_call->store(true);
+    guarded(path);
   }
 };
 FOR_EACH_START_METHOD(KilledParent);
@@ -182,36 +215,22 @@ TEST_P(KilledParent, LeavesAloneWhatTheCallMayLeaveBehind) {
   EXPECT_EQ(log.survivors().size(), 1u);
 }
 
-/// Daemons from the very first moment of the function, quickly: each is in the list before its maker goes on.
-void quick_daemons(const std::string& log) {
-  for (int i = 0; i < 3; ++i) {
-    if (::fork() != 0) continue;
-    ::setsid();
-    if (::fork() != 0) ::_exit(0);
-    support::log_process(log.c_str());
-    support::sleep_two_minutes();
-  }
-  support::sleep_forever();
-}
-
 // Also within the first moments of a call, in which the library has not set up everything yet.
 TEST_P(KilledParent, AtAnyInstantLeavesNothing) {
   std::mt19937 random(20240611);
   std::vector<std::chrono::milliseconds> lived;
   std::size_t born = 0;
   int left = 0;
+  const auto first_birth = std::chrono::duration_cast<std::chrono::microseconds>(time_until_first_birth());
   for (int i = 0; i < 200; ++i) {
     support::process_log log;
     const support::shared_flag about_to_call;
     // Half of them early: that is where it is difficult.
-    const auto instant = std::chrono::microseconds(random() % (i % 2 == 0 ? 30'000 : 1500));
+    const auto latest = i % 2 == 0 ? std::max(30'000us, 2 * first_birth) : 1500us;
+    const auto instant = std::chrono::microseconds(random() % static_cast<std::size_t>(latest.count()));
     lived.push_back(kill_in_the_middle(
         log,
-        [&](const std::string& path) {
-          const auto guarded = limit(quick_daemons, unlimited());
-          about_to_call->store(true);
-          guarded(path);
-        },
+        [&](const std::string& path) { call_after(about_to_call, path); },
         [&] {
           while (!about_to_call->load()) std::this_thread::yield();
           const auto until = clock_type::now() + instant;

@@ -190,6 +190,7 @@ TEST(PlatformChild, CpuTimeIsKnownUntilItIsReaped) {
 }
 
 TEST(PlatformChild, GrowthIsPrivateAndSharedMemory) {
+  SKIP_UNDER_THREAD_SANITIZER("what it notes of the memory counts too");
   const platform::mapped_memory at_start = platform::mapped();
   const support::shared_counter stage;
   started_child child([stage = stage.get()] {
@@ -314,6 +315,7 @@ TEST_P(EndOfATree, TakesADescendantOfADeadChild) {
 }
 
 TEST_P(EndOfATree, IsTakenInTheChildItself) {
+  SKIP_UNDER_THREAD_SANITIZER("a child has a thread of its, and only a single one can say that nothing is left");
   support::process_log log;
   started_child child([&] {
     support::start_descendant(GetParam(), log.path());

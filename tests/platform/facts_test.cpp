@@ -22,6 +22,7 @@
 #include "support/handshake.hpp"
 #include "support/helper_process.hpp"
 #include "support/scenarios.hpp"
+#include "support/start_methods.hpp"
 
 namespace {
 
@@ -56,6 +57,7 @@ TEST(PlatformFacts, MappedMemoryFollowsAMapping) {
 }
 
 TEST(PlatformFacts, ASecondThreadIsSeenForAsLongAsItLives) {
+  SKIP_UNDER_THREAD_SANITIZER("it has a thread of its own");
   const auto end = support::run_in_helper([] {
     HELPER_CHECK(platform::threads() == 1);
     std::atomic<bool> release{false};

@@ -102,7 +102,7 @@ TEST_P(MemoryTree, ProcessesThatEachTakeLessAreCountedTogether) {
 }
 
 TEST_P(MemoryTree, BelowTheLimitNothingHappens) {
-  SKIP_UNDER_SANITIZER("what it notes of the memory counts too");
+  SKIP_UNDER_THREAD_SANITIZER("what it notes of the memory counts too");
   EXPECT_EQ(limit(hold, of_all(128_MiB))(100 * MiB), 42);
   EXPECT_EQ(limit(hold_in_each, of_all(256_MiB))(4, 40 * MiB), 4);
 }
@@ -118,7 +118,7 @@ TEST_P(MemoryTree, WhatTheCallerHoldsDoesNotCount) {
 }
 
 TEST_P(MemoryTree, SendingTheResultDoesNotCount) {
-  SKIP_UNDER_SANITIZER("what it notes of the memory counts too");
+  SKIP_UNDER_THREAD_SANITIZER("what it notes of the memory counts too");
   EXPECT_EQ(limit(give_back, of_all(64_MiB))(48 * MiB).size(), 48 * MiB);
 }
 

@@ -30,18 +30,7 @@ class no_memory {
 }  // namespace
 
 // The thread sanitizer has operators of its own, and lets nobody replace them.
-#if defined(__SANITIZE_THREAD__)
-#define PYNISHER_TEST_HAS_ALWAYS_MEMORY 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define PYNISHER_TEST_HAS_ALWAYS_MEMORY 1
-#endif
-#endif
-#ifndef PYNISHER_TEST_HAS_ALWAYS_MEMORY
-#define PYNISHER_TEST_HAS_ALWAYS_MEMORY 0
-#endif
-
-#if !PYNISHER_TEST_HAS_ALWAYS_MEMORY
+#if !PYNISHER_TEST_THREAD_SANITIZED
 static void* allocate(std::size_t size) {
   if (there_is_memory) {
     if (void* memory = std::malloc(size)) return memory;
@@ -65,7 +54,7 @@ using pynisher::order;
 class PoolMemory : public support::per_kind_of_worker {
  protected:
   void SetUp() override {
-    if (PYNISHER_TEST_HAS_ALWAYS_MEMORY) GTEST_SKIP() << "sanitizer: there is always memory";
+    SKIP_UNDER_THREAD_SANITIZER("there is always memory");
   }
 };
 FOR_EACH_KIND_OF_WORKER(PoolMemory);

@@ -28,9 +28,21 @@
 #define PYNISHER_TEST_SANITIZED 0
 #endif
 
+#if defined(__SANITIZE_THREAD__)
+#define PYNISHER_TEST_THREAD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PYNISHER_TEST_THREAD_SANITIZED 1
+#endif
+#endif
+#ifndef PYNISHER_TEST_THREAD_SANITIZED
+#define PYNISHER_TEST_THREAD_SANITIZED 0
+#endif
+
 namespace support {
 
 inline constexpr bool sanitized = PYNISHER_TEST_SANITIZED != 0;
+inline constexpr bool thread_sanitized = PYNISHER_TEST_THREAD_SANITIZED != 0;
 
 inline std::string method_name(pynisher::start_method method) {
   switch (method) {
@@ -87,3 +99,5 @@ class per_start_method : public ::testing::TestWithParam<pynisher::start_method>
 /// For what a sanitizer's own handlers and mappings change.
 #define SKIP_UNDER_SANITIZER(reason) \
   if (::support::sanitized) GTEST_SKIP() << "sanitizer: " << reason
+#define SKIP_UNDER_THREAD_SANITIZER(reason) \
+  if (::support::thread_sanitized) GTEST_SKIP() << "thread sanitizer: " << reason
