@@ -31,9 +31,9 @@ struct reply_region {
   static constexpr std::size_t header_size = 512;
   static constexpr std::size_t ring_size = size - header_size;
   /// Published and rung for in pieces of this size, so that both sides work at the same time.
+  static constexpr std::size_t window_size = std::size_t{128} << 10;
   /// A child of the forkserver that has taken no more than this for its arguments does not wait to be measured again.
   static constexpr std::uint64_t taken_without_asking = std::uint64_t{256} << 10;
-  static constexpr std::size_t window_size = std::size_t{128} << 10;
 
   // The reply.
   std::atomic<std::uint64_t> written;

@@ -6,16 +6,10 @@
 #include <csignal>
 #include <optional>
 #include <stop_token>
-#include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include <fmt/format.h>
-
 #include <pynisher/detail/execute.hpp>
-#include <pynisher/exceptions.hpp>
-#include <pynisher/format.hpp>
 
 #include "call_order.hpp"
 #include "child_main.hpp"
@@ -23,68 +17,20 @@
 #include "mail_link.hpp"
 #include "mail_packing.hpp"
 #include "platform/contract.hpp"
-#include "platform/forced_unwind.hpp"
 #include "platform/posix/interrupts.hpp"
 #include "program_start.hpp"
 #include "reply_region.hpp"
 #include "settings.hpp"
 #include "supervised_call.hpp"
 #include "verdict.hpp"
-#include "warn.hpp"
 
 namespace pynisher::detail {
-
-constinit std::atomic<int> own_threads{0};
 
 namespace {
 
 using platform::clock;
 using std::chrono::nanoseconds;
 using namespace std::chrono_literals;
-
-void warn_of_threads(const settings& limits) {
-  static std::atomic<bool> warned{false};
-  if (limits.method() != start_method::fork) return;
-  if (!limits.given().warnings || warned.load(std::memory_order_relaxed)) return;
-  if (platform::threads() <= 1 + own_threads.load() || warned.exchange(true)) return;
-  warn("this program has more than one thread, and a fork copies only the one that calls: a lock that another "
-       "thread holds at that moment stays locked in the child for ever. Call before starting threads, keep to "
-       "functions that share no locks with them, or use context = spawn or forkserver where supports() lists them.");
-}
-
-void warn_of_tight_limit(const settings& limits) {
-  if (!limits.given().warnings || !limits.memory()) return;
-  if (limits.given().measure != memory_measure::address_space) return;
-  const std::uint64_t mapped = platform::mapped().address_space;
-  if (*limits.memory() > mapped) return;
-  warn(fmt::format("the memory limit of {} ({} bytes) is not above the {} ({} bytes) of address space that the "
-                   "process has mapped already; it is set all the same.",
-                   to_string(memory_size(*limits.memory())), *limits.memory(), to_string(memory_size(mapped)), mapped));
-}
-
-void warn_of_soft_limit(const settings& limits) {
-  static std::atomic<bool> warned{false};
-  const char* const caveat = platform::memory_limit_caveat();
-  if (caveat == nullptr || !limits.given().warnings || !limits.memory() || warned.exchange(true)) return;
-  warn(caveat);
-}
-
-void warn_of_soft_process_bound(const settings& limits) {
-  static std::atomic<bool> warned{false};
-  const char* const caveat = platform::process_bound_caveat();
-  if (caveat == nullptr || !limits.given().warnings || limits.given().processes == 0 || warned.exchange(true)) return;
-  warn(caveat);
-}
-
-void warn_of_loose_tree(const settings& limits) {
-  static std::atomic<bool> warned{false};
-  if (!limits.given().warnings || !limits.given().terminate_child_processes || warned.load(std::memory_order_relaxed)) return;
-  const std::string reason = why_not(feature::kill_tree);
-  if (reason.empty() || warned.exchange(true)) return;
-  warn(fmt::format("{}. What a call has started is found and ended as far as this system tells; what leaves its tree may "
-                   "outlive it.",
-                   reason));
-}
 
 template <class Limit>
 std::optional<Limit> tighter(std::optional<Limit> a, std::optional<Limit> b) {
@@ -350,81 +296,6 @@ bool supervised_call::look(platform::child_process::woken_by woken) {
   return false;
 }
 
-bool supervised_call::value_arrives() const {
-  const reply_region& region = region_.get();
-  return region.packs_value.load(std::memory_order_relaxed) == 1 && region.written.load() >= reply_region::window_size;
-}
-
-/// The reply's bytes, for which it waits as `run` does, looking at the limits for each piece.
-class supervised_call::arriving_bytes final : public byte_source {
- public:
-  explicit arriving_bytes(supervised_call& call) : call_(call), reader_(call.reader_) {}
-
-  window begin() override {
-    reader_.take_at_once();
-    return reader_.here();
-  }
-  std::size_t read(std::byte* to, std::size_t size) override {
-    call_.hands_over_ = true;
-    reader_.drop(reader_.here().size);
-    std::size_t done = 0;
-    while (done < size && more()) {
-      const std::size_t piece = reader_.take_to(to + done, size - done);
-      if (piece == 0) break;
-      done += piece;
-    }
-    return done;
-  }
-  window rest() override {
-    if (!call_.hands_over_) throw wire_error("it is read when all of it is there");
-    call_.hands_over_ = false;
-    if (!over_) look(woken_by::doorbell);
-    while (!over_) look(call_.wait());
-    if (has_ended_) reader_.take_at_once();
-    return reader_.here();
-  }
-  [[nodiscard]] bool over() const { return over_; }
-
- private:
-  using woken_by = platform::child_process::woken_by;
-
-  void look(woken_by woken) {
-    has_ended_ = woken == woken_by::end;
-    over_ = call_.look(woken);
-  }
-  /// Waits until there is something to take. False: nothing will come.
-  bool more() {
-    if (!over_) look(woken_by::nothing);
-    while (!over_) {
-      const bool is_all = reader_.complete();
-      if (reader_.has_some_soon()) return true;
-      if (is_all || reader_.how() != reply_reader::state::fine) return false;
-      look(reader_.will_be_rung() ? call_.wait() : woken_by::nothing);
-    }
-    // What one has left that is to be ended comes too late.
-    return has_ended_ && reader_.has_some();
-  }
-
-  supervised_call& call_;
-  reply_reader& reader_;
-  bool over_ = false;
-  bool has_ended_ = false;
-};
-
-bool supervised_call::hand_over(value_receiver& receiver) {
-  arriving_bytes bytes(*this);
-  try {
-    receiver.receive(bytes);
-  } catch (const platform::forced_unwind&) {
-    throw;
-  } catch (...) {
-    // The receiver knows why.
-  }
-  hands_over_ = false;
-  // What has come since: nothing else may ring for it.
-  return bytes.over() || look(platform::child_process::woken_by::doorbell);
-}
-
 /// Should somebody kill it, nothing else tells what it had: less and less often, since this is a wake-up each time.
 void supervised_call::note_peak(clock::time_point now) {
   peak_seen_ = std::max(peak_seen_, platform::peak_of(static_cast<pid_t>(child_.pid())));
@@ -520,14 +391,6 @@ std::optional<usage> supervised_call::usage_so_far() const {
 
 bool has_begun(const platform::child_plan& plan) noexcept {
   return plan.not_begun != 0 && plan.region->not_begun.load() != plan.not_begun;
-}
-
-void warn_before(const settings& limits) {
-  warn_of_threads(limits);
-  warn_of_tight_limit(limits);
-  warn_of_soft_limit(limits);
-  warn_of_soft_process_bound(limits);
-  warn_of_loose_tree(limits);
 }
 
 namespace {

@@ -64,6 +64,7 @@ layer(decisions
 # Both sides of a running call.
 layer(process
   include/pynisher/forkserver.hpp
+  src/arriving_bytes.cpp
   src/boost_process.cpp
   src/boost_process_launch.hpp
   src/boost_process_macos.cpp
@@ -80,6 +81,7 @@ layer(process
   src/program_start.hpp
   src/supervised_call.hpp
   src/supervisor.*
+  src/warn_before.cpp
   src/travel.cpp)
 # What a program writes.
 layer(front
