@@ -78,6 +78,7 @@ struct reply_region_owner::mapping {
   boost::interprocess::mapped_region memory;
   platform::call_fd file;
   std::int64_t made_by = 0;  ///< process_identity
+  mapping* older = nullptr;  ///< inherited before it
 
   [[nodiscard]] reply_region* region() const { return static_cast<reply_region*>(memory.get_address()); }
 
@@ -112,9 +113,13 @@ struct reply_region_owner::between_calls {
   static std::unique_ptr<mapping> take(std::atomic<void*>& place) noexcept {
     if (place.load() == nullptr) return nullptr;
     std::unique_ptr<mapping> found(static_cast<mapping*>(place.exchange(nullptr)));
-    // A forked copy of the program has not got the memory, and may have something else there.
-    if (found && found->made_by != platform::process_identity()) static_cast<void>(found.release());
-    return found;
+    if (!found || found->made_by == platform::process_identity()) return found;
+    // A forked copy of the program has not got the memory, and may have something else there, and in the descriptor's
+    // place: neither is given back.
+    static std::atomic<mapping*> inherited{nullptr};
+    mapping* const kept = found.release();
+    kept->older = inherited.exchange(kept);
+    return nullptr;
   }
   /// Takes it if the place is empty.
   static void put(std::atomic<void*>& place, std::unique_ptr<mapping>& given) noexcept {
