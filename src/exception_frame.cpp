@@ -1,8 +1,5 @@
 #include "exception_frame.hpp"
 
-#include <cxxabi.h>
-#include <unistd.h>
-
 #include <cstdint>
 #include <new>
 #include <vector>
@@ -12,7 +9,9 @@
 
 #include <pynisher/options.hpp>
 
+#include "cxx_abi/cxx_abi.hpp"
 #include "exception_registry.hpp"
+#include "platform/contract.hpp"
 
 namespace pynisher::detail {
 
@@ -44,7 +43,7 @@ class memory_sink final : public byte_sink {
 
 /// What can be said of any exception, whatever its type.
 struct description {
-  const std::type_info* type = nullptr;
+  std::vector<const std::type_info*> types;  ///< its own and its bases, nearest first; none: not told
   std::string type_name;
   std::string message;
   std::int64_t pid = 0;
@@ -54,14 +53,14 @@ struct description {
 };
 
 // std::throw_with_nested throws a class of the library's own making, derived from the one that was meant.
-const std::type_info& meant_type(const std::type_info& thrown, const std::string& name) {
-  if (name.find("_Nested_exception<") == std::string::npos && name.find("__nested<") == std::string::npos) {
-    return thrown;
+std::string meant_type_name(const std::vector<const std::type_info*>& types) {
+  std::string name = demangled_name(*types.front());
+  const auto is_made_by = [&name](const char* maker) { return name.find(maker) != std::string::npos; };
+  if (!is_made_by("_Nested_exception<") && !is_made_by("__nested<") && !is_made_by("_With_nested_v2<")) return name;
+  for (std::size_t i = 1; i < types.size(); ++i) {
+    if (*types[i] != typeid(std::nested_exception)) return demangled_name(*types[i]);
   }
-  for (const auto* base : public_bases(thrown)) {
-    if (*base != typeid(std::nested_exception)) return *base;
-  }
-  return thrown;
+  return name;
 }
 
 /// Shows it to `look` where `catch (const E&)` would catch it.
@@ -76,9 +75,9 @@ void look_as(const std::exception_ptr& thrown, const Look& look) {
 }
 
 /// Of a class that is no `std::exception`, or is it by several ways, what its nearest known base says.
-std::string text_of_a_base(const std::exception_ptr& thrown, const std::type_info& type) {
+std::string text_of_a_base(const std::exception_ptr& thrown, const std::vector<const std::type_info*>& types) {
   std::string text;
-  for (const auto* codec : codecs_nearest_first(type)) {
+  for (const auto* codec : codecs_nearest_first(types)) {
     if (codec->text(thrown, text)) break;
   }
   return text;
@@ -97,15 +96,9 @@ void take_message(char value, description& about) {
 
 description describe(const std::exception_ptr& thrown) {
   description about;
-  about.pid = ::getpid();
-  try {
-    std::rethrow_exception(thrown);
-  } catch (...) {
-    if (const auto* type = abi::__cxa_current_exception_type()) {
-      about.type = type;
-      about.type_name = demangled_name(meant_type(*type, demangled_name(*type)));
-    }
-  }
+  about.pid = platform::process_number();
+  about.types = cxx_abi::types_of(thrown);
+  if (!about.types.empty()) about.type_name = meant_type_name(about.types);
   // Each property has its own catch: one exception may have several of them.
   try {
     std::rethrow_exception(thrown);
@@ -157,7 +150,7 @@ description describe(const std::exception_ptr& thrown) {
     about.message = code.message();
     about.code = code;
   } catch (...) {
-    if (about.type != nullptr) about.message = text_of_a_base(thrown, *about.type);
+    about.message = text_of_a_base(thrown, about.types);
   }
   look_as<std::system_error>(thrown, [&](const std::system_error& e) { about.code = e.code(); });
   look_as<std::bad_alloc>(thrown, [&](const std::bad_alloc& e) {
@@ -176,12 +169,10 @@ void write_one(output_archive& ar, const std::exception_ptr& thrown, int causes_
   std::string codec_name;
   memory_sink fields;
   output_archive fields_ar(fields, fields.first());
-  if (about.type != nullptr) {
-    for (const auto* codec : codecs_nearest_first(*about.type)) {
-      if (codec->encode(thrown, fields_ar)) {
-        codec_name = codec->type->name();
-        break;
-      }
+  for (const auto* codec : codecs_nearest_first(about.types)) {
+    if (codec->encode(thrown, fields_ar)) {
+      codec_name = codec->type->name();
+      break;
     }
   }
   ar(codec_name, std::string(fields.upto(fields_ar.filled_to())));

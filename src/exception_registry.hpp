@@ -15,9 +15,7 @@ void add_standard_codecs();
 
 const exception_codec* codec_named(const std::string& mangled);
 
-/// The codecs that fit an exception of dynamic type `type`: its own first, then by distance in the hierarchy.
-std::vector<const exception_codec*> codecs_nearest_first(const std::type_info& type);
-
-std::vector<const std::type_info*> public_bases(const std::type_info& type);
+/// The codecs of these types, in their order: `cxx_abi::types_of` an exception.
+std::vector<const exception_codec*> codecs_nearest_first(const std::vector<const std::type_info*>& types);
 
 }  // namespace pynisher::detail

@@ -1,5 +1,7 @@
 #include "fork_safe_mutex.hpp"
 
+#include <pthread.h>
+
 #include "platform/forked_page.hpp"
 
 namespace pynisher::platform {

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <pthread.h>
-
 #include <atomic>
+
+#include "platform/this_thread.hpp"
 
 namespace pynisher::detail {
 
@@ -23,20 +23,20 @@ class fork_safe_mutex {
     if (!state_.compare_exchange_strong(free, locked)) {
       while (state_.exchange(waited_for) != 0) wait_while(state_, waited_for);
     }
-    owner_.store(::pthread_self(), std::memory_order_relaxed);
+    owner_.store(platform::this_thread(), std::memory_order_relaxed);
   }
   void unlock() {
-    owner_.store(pthread_t{}, std::memory_order_relaxed);
+    owner_.store(platform::thread_word{}, std::memory_order_relaxed);
     if (state_.exchange(0) == waited_for) wake_one(state_);
   }
   [[nodiscard]] bool is_mine() const {
-    return ::pthread_equal(owner_.load(std::memory_order_relaxed), ::pthread_self()) != 0;
+    return platform::is_this_thread(owner_.load(std::memory_order_relaxed));
   }
 
  private:
   static constexpr int locked = 1, waited_for = 2;
   std::atomic<int> state_{0};
-  std::atomic<pthread_t> owner_{};
+  std::atomic<platform::thread_word> owner_{};
 };
 
 /// Guards what the library keeps for the whole program: warning sink, SIGINT handler, death watch, texts that are kept.

@@ -11,11 +11,10 @@
 #include <optional>
 #include <string>
 
-#include <sys/types.h>
-
 #include <pynisher/detail/mail.hpp>
 
 #include "exchange.hpp"
+#include "platform/words.hpp"
 #include "reply_region.hpp"
 
 namespace pynisher::detail {

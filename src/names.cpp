@@ -1,9 +1,5 @@
 // Names of types and functions, as their source writes them.
 
-#include <cxxabi.h>
-
-#include <cstdlib>
-#include <memory>
 #include <string>
 #include <string_view>
 
@@ -13,18 +9,12 @@
 #include <pynisher/detail/callable.hpp>
 #include <pynisher/options.hpp>
 
+#include "cxx_abi/cxx_abi.hpp"
 #include "platform/contract.hpp"
 
 namespace pynisher::detail {
 
 namespace {
-
-std::string demangled(const char* mangled) {
-  int status = 0;
-  const std::unique_ptr<char, decltype(&std::free)> name(
-      abi::__cxa_demangle(mangled, nullptr, nullptr, &status), &std::free);
-  return status == 0 ? name.get() : mangled;
-}
 
 void replace_all(std::string& text, std::string_view what, std::string_view with) {
   for (std::size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + with.size())) {
@@ -70,13 +60,13 @@ std::string without_parameters(std::string name) {
 
 }  // namespace
 
-std::string demangled_name(const std::type_info& type) { return as_written(demangled(type.name())); }
+std::string demangled_name(const std::type_info& type) { return as_written(cxx_abi::demangled(type.name())); }
 
 std::string function_name(const void* address) {
   const std::string symbol = platform::symbol_at(address);
   if (symbol.empty()) return fmt::format("function at {}", address);
   // Without the parameters: the call shows its arguments.
-  return without_parameters(as_written(demangled(symbol.c_str())));
+  return without_parameters(as_written(cxx_abi::demangled(symbol.c_str())));
 }
 
 std::string text_in_quotes(std::string_view text) {

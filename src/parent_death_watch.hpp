@@ -20,7 +20,7 @@ class parent_death_watch {
   void start() noexcept;
 
  private:
-  std::int64_t holder_ = 0;  ///< the process in which this was started
+  [[maybe_unused]] std::int64_t holder_ = 0;  ///< the process in which this was started
 };
 
 }  // namespace pynisher::platform

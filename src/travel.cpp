@@ -1,6 +1,5 @@
 #include <pynisher/detail/travel.hpp>
 
-#include <cstring>
 #include <stdexcept>
 
 #include <fmt/format.h>
@@ -8,6 +7,7 @@
 #include <pynisher/options.hpp>
 
 #include "call_order.hpp"
+#include "cxx_abi/cxx_abi.hpp"
 #include "platform/contract.hpp"
 #include "settings.hpp"
 
@@ -33,20 +33,7 @@ const void* read_place(input_archive& in, std::size_t size, bool executable) {
   return found.address;
 }
 
-/// A pointer to a member function by the Itanium C++ ABI: a function's address, or a place in the table of virtual
-/// functions; and what is to be added to `this`.
-struct member_function {
-  std::uintptr_t function;
-  std::ptrdiff_t adjustment;
-
-  [[nodiscard]] bool is_virtual() const {
-#if defined(__arm__) || defined(__aarch64__)
-    return (adjustment & 1) != 0;
-#else
-    return (function & 1) != 0;
-#endif
-  }
-};
+constexpr const char* unknown_member_function = "a pointer to a member function of this kind cannot be sent";
 
 }  // namespace
 
@@ -64,32 +51,18 @@ void write_function(output_archive& out, const void* function) { write_place(out
 const void* read_function(input_archive& in) { return read_place(in, 1, true); }
 
 void write_member_function(output_archive& out, const void* pointer, std::size_t size) {
-  member_function member{};
-  if (size != sizeof member) throw wire_error("a pointer to a member function of this kind cannot be sent");
-  std::memcpy(&member, pointer, sizeof member);
-  out(member.is_virtual());
-  if (member.is_virtual()) {
-    out(static_cast<std::uint64_t>(member.function));
-  } else {
-    write_place(out, reinterpret_cast<const void*>(member.function));
-  }
-  out(static_cast<std::int64_t>(member.adjustment));
+  cxx_abi::member_function parts;
+  if (!cxx_abi::take_apart(pointer, size, parts)) throw wire_error(unknown_member_function);
+  out(parts.code.has_value());
+  if (parts.code) write_place(out, *parts.code);
+  out(parts.rest[0], parts.rest[1]);
 }
 
 void read_member_function(input_archive& in, void* pointer, std::size_t size) {
-  member_function member{};
-  if (size != sizeof member) throw wire_error("a pointer to a member function of this kind cannot be sent");
-  if (in.read_bool()) {
-    std::uint64_t place = 0;
-    in(place);
-    member.function = static_cast<std::uintptr_t>(place);
-  } else {
-    member.function = reinterpret_cast<std::uintptr_t>(read_place(in, 1, true));
-  }
-  std::int64_t adjustment = 0;
-  in(adjustment);
-  member.adjustment = static_cast<std::ptrdiff_t>(adjustment);
-  std::memcpy(pointer, &member, sizeof member);
+  cxx_abi::member_function parts;
+  if (in.read_bool()) parts.code = read_place(in, 1, true);
+  in(parts.rest[0], parts.rest[1]);
+  if (!cxx_abi::put_together(parts, pointer, size)) throw wire_error(unknown_member_function);
 }
 
 void write_call(output_archive& out, const child_task& task) {

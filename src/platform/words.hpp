@@ -3,6 +3,7 @@
 // What the systems have in common, under the names that POSIX has for it: numbers of processes and signals.
 
 #include <csignal>
+#include <cstdint>
 
 #include <sys/types.h>
 
@@ -24,6 +25,11 @@
 #if !defined(SIGXCPU)
 #define SIGXCPU 24
 #endif
+
+namespace pynisher {
+/// Not all C libraries have the word here.
+using pid_t = std::intptr_t;
+}  // namespace pynisher
 
 namespace pynisher::platform {
 /// There are no signals to be blocked.

@@ -12,7 +12,9 @@ layer(words
   include/pynisher/fwd.hpp
   include/pynisher/units.hpp
   include/pynisher/version.hpp
-  src/fork_safe_mutex.hpp)
+  src/cxx_abi/*
+  src/fork_safe_mutex.hpp
+  src/platform/this_thread.hpp)
 # What is asked for, what came of it, what can go wrong.
 layer(facts
   include/pynisher/channel_errors.hpp
@@ -40,7 +42,7 @@ layer(wire
   include/pynisher/detail/wire/*
   include/pynisher/exception_registry.hpp
   src/exception_codecs.cpp
-  src/exception_frame.*
+  src/exception_frame.hpp
   src/exception_registry.*)
 # Options that were found good.
 layer(plan
@@ -49,6 +51,7 @@ layer(plan
 # What the operating system does for us, and the memory that two processes share.
 layer(platform
   src/archive.cpp
+  src/exception_frame.cpp
   src/fork_safe_mutex.cpp
   src/platform/*
   src/pool/lane.hpp

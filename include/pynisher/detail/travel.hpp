@@ -209,12 +209,19 @@ struct call_entry {
   std::unique_ptr<child_task> (*unpack)(input_archive& in);
 };
 
+// The two ends are the same program: the hash need not be the same by another compiler.
+#if defined(_MSC_VER)
+#define PYNISHER_SIGNATURE_ __FUNCSIG__
+#else
+#define PYNISHER_SIGNATURE_ __PRETTY_FUNCTION__
+#endif
 template <class T>
 consteval std::uint64_t type_hash() {
   std::uint64_t hash = 0xcbf2'9ce4'8422'2325;
-  for (const char c : std::string_view(__PRETTY_FUNCTION__)) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100'0000'01b3;
+  for (const char c : std::string_view(PYNISHER_SIGNATURE_)) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100'0000'01b3;
   return hash;
 }
+#undef PYNISHER_SIGNATURE_
 
 /// Calls the function and writes its result, in the child.
 template <class R, class F, class Arguments>

@@ -8,6 +8,8 @@ namespace pynisher::platform {
 
 constinit forked_page on_forked_page;
 
+thread_word this_thread() noexcept { return ::GetCurrentThreadId(); }
+
 }  // namespace pynisher::platform
 
 namespace pynisher::detail {
