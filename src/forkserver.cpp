@@ -90,6 +90,9 @@ constexpr server* the_server = &server_memory.value;
     if (*own) ::close(own->get());
   }
   auto preloads = std::move(the_server->preloads);
+  // A copy has no hold on them, and only lets them go.
+  const auto process = std::move(the_server->process);
+  const auto parent = std::move(the_server->next.parent);
   // The mutex may be locked by a thread that this process has not got.
   auto* fresh = new (the_server) server;
   fresh->preloads = std::move(preloads);

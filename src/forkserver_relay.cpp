@@ -11,7 +11,7 @@
 namespace pynisher::detail {
 
 server_process::~server_process() {
-  if (owner_ == platform::process_number()) platform::end_own_child(pid_, end_);
+  if (owner_ == platform::process_identity()) platform::end_own_child(pid_, end_);
 }
 
 bool server_process::has_died() const noexcept {
@@ -25,7 +25,7 @@ void server_process::let_go_on() const noexcept {
 
 served_child::~served_child() {
   // In so many words: a copy of the program may have this end of the conversation as well.
-  if (!has_asked_ && owner_ == platform::process_number()) {
+  if (!has_asked_ && owner_ == platform::process_identity()) {
     static_cast<void>(send_message(conversation_.get(), relay_request{.what = relay_request::kind::end}, {}));
   }
 }

@@ -30,7 +30,7 @@ class server_process {
   void let_go_on() const noexcept;
 
  private:
-  pid_t owner_ = platform::process_number();
+  std::int64_t owner_ = platform::process_identity();
   pid_t pid_;
   platform::call_fd end_;
 };
@@ -53,7 +53,7 @@ class served_child final : public platform::distant_parent {
  private:
   [[nodiscard]] bool await_answer() const noexcept;
 
-  pid_t owner_ = platform::process_number();
+  std::int64_t owner_ = platform::process_identity();
   bool has_asked_ = false;  ///< for the end
   platform::call_fd conversation_;
   std::shared_ptr<server_process> server_;
