@@ -4,6 +4,7 @@
 #include <boost/interprocess/mapped_region.hpp>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <mutex>
@@ -86,7 +87,8 @@ struct reply_region_owner::mapping {
     try {
       auto fresh = std::make_unique<mapping>();
       if (sent) fresh->file = platform::make_memory_file(reply_region::size);
-      if (sent && !fresh->file) throw std::bad_alloc();
+      if (sent && !fresh->file && errno == ENOMEM) throw std::bad_alloc();
+      if (sent && !fresh->file) throw StartException("make shared memory", {errno, std::system_category()});
       // No fork may take it along before it is kept from children.
       const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.

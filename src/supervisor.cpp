@@ -108,8 +108,9 @@ void supervised_call::cancel() noexcept {
   plan_.cpu_limit = tighter(limits_.cpu_time(), platform::outer_cpu_left());
   plan_.doorbell = bell_.descriptor();
   plan_.memory = limits_.memory();
-  if (limits_.method() != start_method::fork) {
-    // The kernel hands an outer limit on as a number that contains what the outer process held, and a fresh one does not.
+  // The kernel hands an outer limit on as a number that contains what the outer process held, which a fresh one does not
+  // hold; and knows nothing of a limit that is watched.
+  if (plan_.memory || limits_.method() != start_method::fork) {
     plan_.memory = tighter(plan_.memory, platform::outer_memory_left(limits_.given().measure));
   }
   const memory_measure measure = limits_.given().measure;
@@ -214,10 +215,7 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   }
   child_ = std::move(started.child);
   running_ = true;
-  seen_.memory_limit = limits_.memory();
-  if (const auto left = platform::outer_memory_left(limits_.given().measure); left && seen_.memory_limit) {
-    seen_.memory_limit = std::min(*seen_.memory_limit, *left);
-  }
+  if (limits_.memory()) seen_.memory_limit = plan_.memory;
   if (seen_.memory_limit == limits_.memory()) seen_.memory_written = limits_.given().memory;
   seen_.cpu_limit = plan_.cpu_limit;
   seen_.wall_limit = limits_.wall_time();

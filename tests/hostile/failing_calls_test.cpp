@@ -268,7 +268,7 @@ int run_and_tell(const std::string& path) {
 
 /// Makes the call, by waiting for it or in flight. Empty: it was refused, in a manner that a caller can rely on.
 template <class Call>
-std::optional<int> value_of(const Call& call, const std::string& path, bool in_flight) {
+std::optional<int> value_of(const Call& call, const std::string& path, bool lacks_memory, bool in_flight) {
   try {
     const auto outcome = in_flight ? call.start(path).get_outcome() : call.try_call(path);
     if (outcome) return *outcome;
@@ -277,6 +277,7 @@ std::optional<int> value_of(const Call& call, const std::string& path, bool in_f
     }
     outcome.value();
   } catch (const std::bad_alloc&) {
+    if (!lacks_memory) fail("there is memory");
   } catch (const pynisher::StartException&) {
   } catch (const pynisher::SerializationException&) {
   } catch (const std::exception& e) {
@@ -312,10 +313,11 @@ void check_nothing_is_left(const std::vector<std::string>& open_before) {
 
 /// More than once: what one call has spoilt is another's trouble.
 template <class Call>
-void call_again_and_again(const Call& call, const std::string& path, bool must_not_run, bool in_flight) {
+void call_again_and_again(const Call& call, const std::string& path, const refusal& what, bool must_not_run,
+                          bool in_flight) {
   for (int i = 0; i < 3; ++i) {
     HELPER_CHECK(::truncate(path.c_str(), 0) == 0);
-    const auto value = value_of(call, path, in_flight);
+    const auto value = value_of(call, path, what.error == ENOMEM, in_flight);
     const std::size_t runs = support::logged_processes(path).size();
     if (value && *value != 42) fail("a wrong value");
     if (value && runs != 1) fail("a value, but the function did not run once");
@@ -338,7 +340,7 @@ void call_in_spite_of(start_method method, since when, std::size_t which, bool m
     if (when == since::in_the_server) pynisher::forkserver::preload(refusing{which});
     if (when == since::after_a_call) HELPER_CHECK(call(path) == 42);
     if (when != since::in_the_server) HELPER_CHECK(refuse(refusals()[which]));
-    call_again_and_again(call, path, must_not_run, in_flight);
+    call_again_and_again(call, path, refusals()[which], must_not_run, in_flight);
   }
   pynisher::forkserver::stop();
   check_nothing_is_left(open_before);
@@ -422,7 +424,7 @@ TEST_P(RunningOutOfDescriptors, EndsInTheRightValueOrInAnHonestRefusal) {
                         const rlimit few{most, before.rlim_max};
                         HELPER_CHECK(::setrlimit(RLIMIT_NOFILE, &few) == 0);
                         HELPER_CHECK(::truncate(path.c_str(), 0) == 0);
-                        const auto value = value_of(call, path, in_flight);
+                        const auto value = value_of(call, path, false, in_flight);
                         HELPER_CHECK(::setrlimit(RLIMIT_NOFILE, &before) == 0);
                         const std::size_t runs = support::logged_processes(path).size();
                         if (runs != (value ? 1u : 0u)) fail("ran " + std::to_string(runs) + " times");

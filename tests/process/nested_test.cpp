@@ -1,10 +1,12 @@
 // A limited call inside of a limited call: it can only be tighter, and what happens to it is told to the outside.
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
@@ -151,6 +153,24 @@ TEST_P(Nested, ALargerInnerMemoryLimitDoesNotLoosenTheOuterOne) {
   EXPECT_EQ(call(40 * MiB), 40 * MiB);
   // The inner call is refused by the outer limit, and its exception is the outer function's.
   EXPECT_THAT(call.try_call(100 * MiB), RaisedAs<pynisher::MemoryLimitException>());
+}
+
+std::size_t fill_shared_memory(std::size_t bytes) {
+  void* const memory = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return 0;
+  std::memset(memory, 1, bytes);
+  support::sleep_two_minutes();
+  return bytes;
+}
+
+// Which no kernel limit counts.
+TEST_P(Nested, ALargerInnerMemoryLimitDoesNotLoosenTheOuterOneForSharedMemory) {
+  ONLY_BY_FORK("its callable has captures");
+  SKIP_UNLESS_SUPPORTED("memory");
+  const auto inner = with({.memory = 4_GiB, .wall_time = 50s});
+  const auto call = limit([=] { return limit(fill_shared_memory, inner).try_call(200 * MiB).verdict(); },
+                          with({.memory = 64_MiB, .wall_time = 60s}));
+  EXPECT_EQ(call(), verdict::memory_limit);
 }
 
 TEST_P(Nested, AnInnerCallWithoutAMemoryLimitStaysInTheOuterOne) {
