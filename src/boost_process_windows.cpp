@@ -99,11 +99,16 @@ class start_in_job {
   template <class Launcher>
   void on_success(Launcher& launcher, const std::filesystem::path&, std::wstring&) {
     const HANDLE self = ::GetCurrentProcess();
-    ::DuplicateHandle(self, launcher.process_information.hProcess, self, &process, 0, FALSE, DUPLICATE_SAME_ACCESS);
+    HANDLE copy = nullptr;
+    if (::DuplicateHandle(self, launcher.process_information.hProcess, self, &copy, 0, FALSE, DUPLICATE_SAME_ACCESS) == 0) {
+      not_to_be_had = static_cast<int>(::GetLastError());
+    }
+    process.reset(copy);
     pid = launcher.process_information.dwProcessId;
   }
 
-  HANDLE process = nullptr;
+  std::unique_ptr<void, closes> process;
+  int not_to_be_had = 0;  ///< why there is none
   DWORD pid = 0;
 
  private:
@@ -171,8 +176,10 @@ program_started start_program(program_role role, std::span<const int> descriptor
     error = e.code();
   }
   if (error) return failed("start the program again", error.value());
+  // It ends with its job.
+  if (how.not_to_be_had != 0) return failed("have the child's handle", how.not_to_be_had);
   result.pid = static_cast<pid_t>(how.pid);
-  result.process = to_descriptor(how.process);
+  result.process = to_descriptor(how.process.release());
   result.job = to_descriptor(owned_job.release());
   return result;
 }

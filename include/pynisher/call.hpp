@@ -54,7 +54,7 @@ class [[nodiscard]] call {
       return ready();
     }
   }
-  [[nodiscard]] bool ready() const { return started_->wait(std::chrono::steady_clock::time_point::min()); }
+  [[nodiscard]] bool ready() const { return started_->wait((std::chrono::steady_clock::time_point::min)()); }
 
   /// Ends it; it then throws `CancelledException`, unless it was over already. Does not wait.
   void cancel() const {

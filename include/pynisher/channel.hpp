@@ -61,7 +61,7 @@ T unpack_item(const mail& came) {
 /// A buffer without a bound.
 struct unbounded_buffer {
   explicit constexpr unbounded_buffer(int /*one*/) {}
-  constexpr operator std::size_t() const { return std::numeric_limits<std::size_t>::max(); }
+  constexpr operator std::size_t() const { return (std::numeric_limits<std::size_t>::max)(); }
 };
 inline constexpr unbounded_buffer unbounded{1};
 

@@ -110,7 +110,7 @@ class queue {
  private:
   template <class U>
   friend queue<U> create_queue(std::int64_t maxsize, unbound policy);
-  static constexpr std::uint64_t endless = std::numeric_limits<std::uint64_t>::max();
+  static constexpr std::uint64_t endless = (std::numeric_limits<std::uint64_t>::max)();
   static detail::mail pack(const T& value) {
     return detail::pack_mail([&value](detail::output_archive& out) { out(value); });
   }

@@ -94,7 +94,7 @@ class memory_size {
     if (factor() == 0) return unknown_unit;
     if (number_ <= 0 || scaled() < 1) return not_positive;
     // The kernel's own sizes are signed 64-bit.
-    if (scaled() > static_cast<long double>(std::numeric_limits<std::int64_t>::max())) return too_large;
+    if (scaled() > static_cast<long double>((std::numeric_limits<std::int64_t>::max)())) return too_large;
     return none;
   }
 
@@ -162,7 +162,7 @@ class time_span {
     if (factor() == 0) return unknown_unit;
     if (infinite()) return none;
     if (number_ <= 0 || scaled() + 0.5L < 1) return not_positive;
-    if (scaled() >= static_cast<long double>(std::numeric_limits<std::int64_t>::max())) return too_large;
+    if (scaled() >= static_cast<long double>((std::numeric_limits<std::int64_t>::max)())) return too_large;
     return none;
   }
 

@@ -66,6 +66,8 @@ std::string symbol_at(const void* address);
 void advise_huge_pages(void* data, std::size_t size) noexcept;
 /// Address space that becomes memory page by page, in huge pages where there are any; null: refused.
 std::byte* reserve_memory(std::size_t size) noexcept;
+/// False: what is reserved counts as used.
+extern const bool reserved_memory_is_free;
 void release_memory(std::byte* data, std::size_t size) noexcept;
 /// Bytes of memory that this machine has.
 std::uint64_t physical_memory();

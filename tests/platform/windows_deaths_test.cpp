@@ -1,6 +1,9 @@
 // How a child ends on Windows, and what is said of it: the signal by its POSIX number, and the process's NTSTATUS.
 
 #include <windows.h>
+#if defined(_MSC_VER)
+#include <intrin.h>
+#endif
 
 #include <csignal>
 #include <cstdint>
@@ -27,7 +30,13 @@ int overflow_stack(int depth) {
 }
 void overflow() { overflow_stack(0); }
 void divide_by_zero() { zero = 7 / zero; }
-void run_into_nothing() { __builtin_trap(); }
+void run_into_nothing() {
+#if defined(_MSC_VER) && !defined(__clang__)
+  __ud2();
+#else
+  __builtin_trap();
+#endif
+}
 void raise_breakpoint() { ::RaiseException(0x80000003, 0, 0, nullptr); }
 void end_by_a_code_of_its_own() { ::TerminateProcess(::GetCurrentProcess(), 0xE0001234); }
 void give_up() { std::abort(); }

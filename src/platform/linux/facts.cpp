@@ -175,6 +175,8 @@ void advise_huge_pages(void* data, std::size_t size) noexcept {
   if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
+const bool reserved_memory_is_free = true;
+
 std::byte* reserve_memory(std::size_t size) noexcept {
   void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) return nullptr;

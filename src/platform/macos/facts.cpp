@@ -169,6 +169,8 @@ int threads() {
 // The system chooses its pages itself.
 void advise_huge_pages(void* /*data*/, std::size_t /*size*/) noexcept {}
 
+const bool reserved_memory_is_free = true;
+
 std::byte* reserve_memory(std::size_t size) noexcept {
   void* memory = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
   return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);

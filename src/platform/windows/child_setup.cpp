@@ -73,6 +73,8 @@ void note_abort(int /*signal*/) {
 
 void watch_for_crashes() noexcept {
   ::SetErrorMode(SEM_NOGPFAULTERRORBOX | SEM_FAILCRITICALERRORS | SEM_NOOPENFILEERRORBOX);
+  // The C library's own boxes, in programs without a console.
+  ::_set_error_mode(_OUT_TO_STDERR);
   ::SetUnhandledExceptionFilter(note_crash);
   std::signal(SIGABRT, note_abort);
   // Some of the stack is kept for the handler of its overflow.
@@ -162,9 +164,10 @@ void note_usage(detail::reply_region& region) noexcept {
 std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   if (!surrounding.cpu_limit) return std::nullopt;
   FILETIME created, ended, kernel, user;
-  std::chrono::nanoseconds spent{0};
+  // Or many calls within the call would use up many times the limit.
+  std::chrono::nanoseconds spent = cpu_of_ended_children();
   if (::GetProcessTimes(::GetCurrentProcess(), &created, &ended, &kernel, &user) != 0) {
-    spent = from_file_time(kernel) + from_file_time(user);
+    spent += from_file_time(kernel) + from_file_time(user);
   }
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
 }

@@ -58,6 +58,8 @@ std::string symbol_at(const void* /*address*/) { return {}; }
 
 void advise_huge_pages(void* /*data*/, std::size_t /*size*/) noexcept {}
 
+const bool reserved_memory_is_free = false;
+
 std::byte* reserve_memory(std::size_t size) noexcept {
   return static_cast<std::byte*>(::VirtualAlloc(nullptr, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE));
 }

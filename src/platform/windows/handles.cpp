@@ -40,9 +40,22 @@ namespace {
 /// A file that grows: it is gone with its last handle.
 HANDLE make_growing_file() {
   wchar_t folder[MAX_PATH + 1], name[MAX_PATH + 1];
-  if (::GetTempPathW(MAX_PATH, folder) == 0 || ::GetTempFileNameW(folder, L"pyn", 0, name) == 0) return nullptr;
-  return ::CreateFileW(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
-                       nullptr, CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, nullptr);
+  const DWORD length = ::GetTempPathW(MAX_PATH, folder);
+  if (length == 0) return nullptr;
+  if (length > MAX_PATH) {
+    ::SetLastError(ERROR_FILENAME_EXCED_RANGE);
+    return nullptr;
+  }
+  if (::GetTempFileNameW(folder, L"pyn", 0, name) == 0) return nullptr;
+  const HANDLE file =
+      ::CreateFileW(name, GENERIC_READ | GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, nullptr,
+                    CREATE_ALWAYS, FILE_ATTRIBUTE_TEMPORARY | FILE_FLAG_DELETE_ON_CLOSE, nullptr);
+  if (file == INVALID_HANDLE_VALUE) {
+    const DWORD error = ::GetLastError();
+    ::DeleteFileW(name);
+    ::SetLastError(error);
+  }
+  return file;
 }
 
 }  // namespace

@@ -9,7 +9,10 @@
 
 namespace pynisher::platform {
 
-inline HANDLE to_handle(int descriptor) { return reinterpret_cast<HANDLE>(static_cast<std::intptr_t>(descriptor)); }
+/// Null for none: as a handle, -1 would be the program itself.
+inline HANDLE to_handle(int descriptor) {
+  return descriptor < 0 ? nullptr : reinterpret_cast<HANDLE>(static_cast<std::intptr_t>(descriptor));
+}
 
 /// Null and INVALID_HANDLE_VALUE are no descriptors; then errno is what Windows says.
 inline int to_descriptor(HANDLE handle) {

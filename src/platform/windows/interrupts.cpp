@@ -10,6 +10,7 @@
 #include <mutex>
 #include <new>
 #include <set>
+#include <utility>
 
 #include "../../fork_safe_mutex.hpp"
 #include "console_events.hpp"
@@ -58,10 +59,18 @@ interruptible_call::interruptible_call(const doorbell& bell, bool forceful) {
   slot_ = new slot;
   slot_->bell = bell.descriptor();
   slot_->forceful = forceful;
-  const std::lock_guard lock(detail::library_mutex);
-  counted_ = true;
-  state().calls.insert(slot_);
-  if (!state().installed) state().installed = ::SetConsoleCtrlHandler(on_interrupt, TRUE) != 0;
+  const bool first = [this] {
+    const std::lock_guard lock(detail::library_mutex);
+    counted_ = true;
+    state().calls.insert(slot_);
+    return !std::exchange(state().installed, true);
+  }();
+  // Not under the mutex, here and below: the system may be waiting for the handler, and the handler for the mutex. It
+  // counts how often it has got one.
+  if (first && ::SetConsoleCtrlHandler(on_interrupt, TRUE) == 0) {
+    const std::lock_guard lock(detail::library_mutex);
+    state().installed = false;
+  }
 }
 
 interruptible_call::~interruptible_call() {
@@ -70,7 +79,6 @@ interruptible_call::~interruptible_call() {
     state().calls.erase(slot_);
   }
   delete slot_;
-  // Not under the mutex: the system may be waiting for the handler, and the handler for the mutex.
   const bool last = [] {
     const std::lock_guard lock(detail::library_mutex);
     return state().calls.empty() && std::exchange(state().installed, false);

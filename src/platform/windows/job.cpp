@@ -85,13 +85,14 @@ unsigned processes_in(HANDLE job) noexcept {
 }
 
 std::vector<std::unique_ptr<void, closes_handle>> members_of(HANDLE job, DWORD access) {
-  std::vector<std::uint64_t> buffer(64);
-  const auto* const list = reinterpret_cast<const JOBOBJECT_BASIC_PROCESS_ID_LIST*>(buffer.data());
+  std::vector<std::uint64_t> buffer(4);  // of most jobs
   while (::QueryInformationJobObject(job, JobObjectBasicProcessIdList, buffer.data(),
                                      static_cast<DWORD>(buffer.size() * sizeof buffer[0]), nullptr) == 0) {
     if (::GetLastError() != ERROR_MORE_DATA || buffer.size() > (std::size_t{1} << 20)) return {};
     buffer.resize(2 * buffer.size());
   }
+  // Not before: it may have moved.
+  const auto* const list = reinterpret_cast<const JOBOBJECT_BASIC_PROCESS_ID_LIST*>(buffer.data());
   std::vector<std::unique_ptr<void, closes_handle>> members;
   for (DWORD i = 0; i < list->NumberOfProcessIdsInList; ++i) {
     const auto pid = static_cast<DWORD>(list->ProcessIdList[i]);

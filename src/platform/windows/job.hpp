@@ -52,6 +52,8 @@ struct process_counts {
   std::uint64_t page_faults = 0;
 };
 std::optional<process_counts> counts_of(HANDLE process) noexcept;
+/// CPU time that the children of calls that are over have used.
+std::chrono::nanoseconds cpu_of_ended_children() noexcept;
 /// False: its maker is not done with it, and nothing of it runs yet. To end it just then brings Wine's server down (8.0
 /// looks for the thread of a process that has none), and all that runs with it.
 inline bool has_begun(HANDLE process) noexcept { return counts_of(process).has_value(); }

@@ -88,7 +88,10 @@ place_in_this_process find_place(const code_place& place, std::size_t size, bool
   place_in_this_process found;
   HMODULE module = place.path.empty() ? ::GetModuleHandleW(nullptr) : ::GetModuleHandleW(to_wide(place.path).c_str());
   // Opened later, or by the function that is called: it stays open.
-  if (module == nullptr) module = ::LoadLibraryW(to_wide(place.path).c_str());
+  if (module == nullptr) {
+    // With what stands beside it.
+    module = ::LoadLibraryExW(to_wide(place.path).c_str(), nullptr, LOAD_WITH_ALTERED_SEARCH_PATH);
+  }
   if (module == nullptr) {
     found.why_not = fmt::format("{} could not be opened: error {}", place.path, ::GetLastError());
   } else if (identity_of(module) != place.build) {

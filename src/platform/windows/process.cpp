@@ -3,7 +3,10 @@
 #include <windows.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <cstdint>
 #include <random>
 #include <utility>
 
@@ -190,6 +193,14 @@ std::optional<std::uint64_t> child_process::memory_growth(const mapped_memory& a
   return now->committed > at_start.private_writable ? now->committed - at_start.private_writable : 0;
 }
 
+namespace {
+
+std::atomic<std::int64_t> ended_children_ns{0};
+
+}  // namespace
+
+std::chrono::nanoseconds cpu_of_ended_children() noexcept { return std::chrono::nanoseconds(ended_children_ns.load()); }
+
 exit_status child_process::end(bool whole_tree, const call_mark& /*mark*/, const detail::reply_region& region) {
   const HANDLE process = to_handle(pidfd_.get());
   const auto cpu_before_end = cpu_time();
@@ -204,6 +215,7 @@ exit_status child_process::end(bool whole_tree, const call_mark& /*mark*/, const
   if (!whole_tree) release_job(to_handle(job_.get()));
   // What is told of an ended process may be nothing; then the child's own notes count.
   if (cpu_before_end) {
+    ended_children_ns.fetch_add(cpu_before_end->count());
     // Only the child tells how much of it was the system's, and its word for that is added again.
     const auto claimed = std::chrono::nanoseconds(static_cast<std::int64_t>(region.system_ns.load()));
     result.usage.user_time = *cpu_before_end - std::clamp(claimed, std::chrono::nanoseconds(0), *cpu_before_end);

@@ -107,7 +107,7 @@ class [[nodiscard]] map_range {
     /// Reads as much as may be read now.
     void fill() {
       while (!input_ended_) {
-        const std::size_t room = std::min(run_->room(), chunk_);
+        const std::size_t room = (std::min)(run_->room(), chunk_);
         if (room == 0) return;
         try {
           for (std::size_t i = 0; i < room && read_next(); ++i) pack(**at_);

@@ -98,7 +98,7 @@ class output_archive : public cereal::OutputArchive<output_archive> {
         window_begin_ = at_ = fresh.begin;
         end_ = fresh.end;
       }
-      const std::size_t piece = std::min(size, static_cast<std::size_t>(end_ - at_));
+      const std::size_t piece = (std::min)(size, static_cast<std::size_t>(end_ - at_));
       std::memcpy(at_, data, piece);
       at_ += piece;
       data += piece;
@@ -318,10 +318,10 @@ void read_straight(input_archive& ar, Numbers& values, std::size_t count) {
   while (values.size() < count) {
     const std::size_t before = values.size();
     if (before == values.capacity()) {
-      values.reserve(std::min(count, at_first + 8 * before));
+      values.reserve((std::min)(count, at_first + 8 * before));
       expect_large_block(values.data(), values.capacity() * sizeof(T));
     }
-    const std::size_t more = std::min({piece, count - before, values.capacity() - before});
+    const std::size_t more = (std::min)({piece, count - before, values.capacity() - before});
     values.resize(before + more);
     ar.read_straight(reinterpret_cast<std::byte*>(values.data() + before), more * sizeof(T));
   }
@@ -333,7 +333,7 @@ void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   cereal::size_type claimed = 0;
   ar.read(&claimed, sizeof claimed);
   values.clear();
-  if (claimed > std::numeric_limits<std::size_t>::max() / sizeof(T)) throw_wire_error("a vector is too long");
+  if (claimed > (std::numeric_limits<std::size_t>::max)() / sizeof(T)) throw_wire_error("a vector is too long");
   if (ar.comes_straight(static_cast<std::size_t>(claimed) * sizeof(T))) {
     ar.align(wire_alignment);
     return read_straight(ar, values, static_cast<std::size_t>(claimed));
@@ -381,8 +381,8 @@ void CEREAL_LOAD_FUNCTION_NAME(input_archive& ar, std::vector<T, A>& values) {
   const std::size_t count = ar.read_count();
   values.clear();
   // Room for what the bytes can back; more only as elements really arrive.
-  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / std::max(least_bytes<T>, std::size_t{1}) + 1;
-  values.reserve(std::min(count, backed));
+  const std::size_t backed = (std::size_t{1} << 20) / sizeof(T) + ar.left() / (std::max)(least_bytes<T>, std::size_t{1}) + 1;
+  values.reserve((std::min)(count, backed));
   if (values.capacity() >= count) expect_large_block(values.data(), count * sizeof(T));
   for (std::size_t i = 0; i < count; ++i) {
     values.emplace_back();

@@ -211,7 +211,7 @@ void load_associations(input_archive& ar, Container& values) {
   refuse_unmakeable_element<key_type>();
   std::size_t count = ar.read_count();
   values.clear();
-  if constexpr (!is_sorted) values.reserve(std::min(count, ar.left() / sizeof(void*) + 1));
+  if constexpr (!is_sorted) values.reserve((std::min)(count, ar.left() / sizeof(void*) + 1));
   for (auto hint = values.end(); count > 0; --count) {
     key_type key{};
     if constexpr (is_map) {
