@@ -53,7 +53,8 @@ void reply_bytes::move_to_capacity(std::size_t wanted) {
   } else {
     // Address space costs nothing until it is touched, and moving huge pages costs more than filling them: so a large
     // block is made far too large, where that is allowed and free, and hardly ever moves.
-    for (std::size_t generous = platform::reserved_memory_is_free ? 64 * wanted : wanted; larger == nullptr && generous >= wanted; generous /= 2) {
+    const std::size_t most = platform::reserved_memory_is_free ? 64 * wanted : wanted;
+    for (std::size_t generous = most; larger == nullptr && generous >= wanted; generous /= 2) {
       larger = platform::reserve_memory(generous);
       if (larger != nullptr) wanted = generous;
     }

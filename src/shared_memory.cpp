@@ -87,8 +87,10 @@ struct reply_region_owner::mapping {
     try {
       auto fresh = std::make_unique<mapping>();
       if (sent) fresh->file = platform::make_memory_file(reply_region::size);
-      if (sent && !fresh->file && errno == ENOMEM) throw std::bad_alloc();
-      if (sent && !fresh->file) throw StartException("make shared memory", {errno, std::system_category()});
+      if (sent && !fresh->file) {
+        if (errno == ENOMEM) throw std::bad_alloc();
+        throw StartException("make shared memory", {errno, std::system_category()});
+      }
       // No fork may take it along before it is kept from children.
       const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.
