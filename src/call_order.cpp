@@ -2,7 +2,6 @@
 
 #include <cerrno>
 #include <cstring>
-#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -22,7 +21,7 @@ byte_sink::window order_sink::first() { return {region_.ring(), region_.ring() +
 
 byte_sink::window order_sink::next(std::byte* filled_to) {
   if (!file_) file_ = platform::make_memory_file(0);
-  if (!file_) throw std::bad_alloc();
+  if (!file_) throw_refused(stage);
   write_out(filled_to);
   return first();
 }
@@ -34,7 +33,7 @@ void order_sink::finish(const output_archive& archive) {
 
 void order_sink::write_out(const std::byte* filled_to) {
   const auto size = static_cast<std::size_t>(filled_to - region_.ring());
-  if (!platform::write_file(file_.get(), region_.ring(), size)) throw std::bad_alloc();
+  if (!platform::write_file(file_.get(), region_.ring(), size)) throw_refused(stage);
 }
 
 void write_order(output_archive& out, const settings& limits, const platform::child_plan& plan, const platform::signal_mask& mask) {

@@ -26,9 +26,10 @@ std::unique_ptr<child_task> read_call(input_archive& in);
 void write_constant(output_archive& out, const void* constant);
 const void* read_constant(input_archive& in, std::size_t size);
 
-/// Where the program packs to.
+/// Where the program packs to. Throws `StartException` of its stage, and `std::bad_alloc`.
 class order_sink final : public byte_sink {
  public:
+  static constexpr const char* stage = "keep the arguments for the child";
   explicit order_sink(reply_region& region) : region_(region) {}
   [[nodiscard]] window first();
   window next(std::byte* filled_to) override;

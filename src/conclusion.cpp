@@ -38,6 +38,7 @@ using std::chrono::nanoseconds;
 usage usage_of(const platform::exit_status& status, const reply_region& region, nanoseconds wall,
                std::uint64_t inherited_peak, std::uint64_t seen) {
   usage used = status.usage;
+  const std::uint64_t own_peak = std::max({region.peak.load(), status.peak_before_kill, seen});
   if (!status.usage_known) {
     // The child's word, within what is possible; more than that where the parent has seen more.
     const auto possible = [wall](std::uint64_t claimed) {
@@ -46,12 +47,11 @@ usage usage_of(const platform::exit_status& status, const reply_region& region, 
     };
     used.user_time = std::max(used.user_time, possible(region.user_ns.load()));
     used.system_time = possible(region.system_ns.load());
-    used.peak_memory = std::min(region.peak.load(), platform::physical_memory());
+    used.peak_memory = std::min(own_peak, platform::physical_memory());
     used.page_faults = region.page_faults.load();
   }
-  if (inherited_peak != 0 && (!status.usage_known || used.peak_memory <= inherited_peak)) {
-    const std::uint64_t own = std::max({region.peak.load(), status.peak_before_kill, seen});
-    if (own != 0) used.peak_memory = std::min(used.peak_memory, own);
+  if (inherited_peak != 0 && own_peak != 0 && used.peak_memory <= inherited_peak) {
+    used.peak_memory = std::min(used.peak_memory, own_peak);
   }
   // A forked child begins with its parent's peak. It has at least the page that it runs on.
   constexpr std::uint64_t page = 4096;

@@ -113,6 +113,9 @@ enum class start_stage : std::uint32_t {
 };
 const char* to_string(start_stage stage);
 
+/// By `errno`: `std::bad_alloc` where there is no memory, `StartException` where it is anything else.
+[[noreturn]] void throw_refused(const char* stage);
+
 /// In a child that was started afresh; null: it cannot be mapped.
 reply_region* map_received_region(int file);
 

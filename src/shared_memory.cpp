@@ -62,6 +62,22 @@ reply_region* map_received_region(int file) {
   }
 }
 
+void throw_refused(const char* stage) {
+  const std::error_code why(errno, std::system_category());
+  if (why == std::errc::not_enough_memory) throw std::bad_alloc();
+  throw StartException(stage, why);
+}
+
+namespace {
+
+platform::call_fd new_memory_file(std::size_t size) {
+  platform::call_fd file = platform::make_memory_file(size);
+  if (!file) throw_refused("make shared memory");
+  return file;
+}
+
+}  // namespace
+
 struct mapped_file::region {
   boost::interprocess::mapped_region memory;
 };
@@ -86,11 +102,7 @@ struct reply_region_owner::mapping {
   static std::unique_ptr<mapping> make(bool sent) {
     try {
       auto fresh = std::make_unique<mapping>();
-      if (sent) fresh->file = platform::make_memory_file(reply_region::size);
-      if (sent && !fresh->file) {
-        if (errno == ENOMEM) throw std::bad_alloc();
-        throw StartException("make shared memory", {errno, std::system_category()});
-      }
+      if (sent) fresh->file = new_memory_file(reply_region::size);
       // No fork may take it along before it is kept from children.
       const std::lock_guard lock(fork_mutex);
       // Fresh pages are zero, and zero is where every counter and note begins.
@@ -175,8 +187,7 @@ struct lane_memory::mapping {
 };
 
 lane_memory::lane_memory() : mapping_(std::make_unique<mapping>()) {
-  mapping_->file = platform::make_memory_file(lane::size);
-  if (!mapping_->file) throw std::bad_alloc();
+  mapping_->file = new_memory_file(lane::size);
   try {
     // No fork may take it along before it is kept from children.
     const std::lock_guard lock(fork_mutex);

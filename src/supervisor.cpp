@@ -98,7 +98,6 @@ void supervised_call::cancel() noexcept {
   }
   if (limits_.given().terminate_child_processes || platform::children_need_death_watch) limits_.death_watch().start();
 
-  if (!make_bounds()) return false;
   plan_.conversation = extras.conversation;
   plan_.out = extras.out;
   plan_.err = extras.err;
@@ -117,6 +116,7 @@ void supervised_call::cancel() noexcept {
   plan_.measures_growth =
       plan_.memory && (measure == memory_measure::growth ||
                        (measure == memory_measure::resident_tree && platform::looked_after_by_parent().tree));
+  if (!make_bounds()) return false;
   region_.get().parent_waits.store(1);
   platform::flush_stdio();
   return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask, extras);
@@ -125,7 +125,7 @@ void supervised_call::cancel() noexcept {
 bool supervised_call::make_bounds() {
   if (limits_.memory() && limits_.given().measure == memory_measure::resident_tree) {
     // The reply's pages are the library's, and become the group's when the child fills them first.
-    memory_bound_.emplace(*limits_.memory() + reply_region::size);
+    memory_bound_.emplace(*plan_.memory + reply_region::size);
     if (!*memory_bound_) {
       failed_ = {"limit the memory of the call's processes", errno};
       return false;
@@ -171,6 +171,9 @@ bool supervised_call::start_afresh(child_task& task, const platform::signal_mask
     arguments_ = packing.finish();
   } catch (const std::bad_alloc&) {
     throw;
+  } catch (const StartException& e) {
+    failed_ = {order_sink::stage, e.code().value()};
+    return false;
   } catch (const std::exception& e) {
     unsendable_ = e.what();
     return false;
@@ -222,7 +225,7 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (inherited_peak_ != 0) peak_look_ = plan_.started + peak_interval_;
-  if (memory_bound_) memory_look_ = plan_.started + memory_interval(*limits_.memory());
+  if (memory_bound_) memory_look_ = plan_.started + memory_interval(*plan_.memory);
   const platform::looked_after looks = platform::looked_after_by_parent();
   const bool is_address_space = plan_.memory && limits_.given().measure == memory_measure::address_space;
   if (plan_.measures_growth || (is_address_space && looks.address_space)) {
@@ -330,7 +333,7 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
 bool supervised_call::tree_used_up(clock::time_point now) {
   // Where it is the kernel that ends a process at the limit, this is about the rest of them.
   const platform::memory_bound::count held = memory_bound_->look(child_, plan_.at_start);
-  const std::uint64_t limit = *limits_.memory();
+  const std::uint64_t limit = *plan_.memory;
   memory_look_ = now + memory_interval(held.used < limit ? limit - held.used : 0);
   if (!held.has_ended_one && !held.is_passed) return false;
   seen_.memory_seen = held.peak;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -100,6 +101,49 @@ TEST(WindowsBounds, MemoryIsCountedTogether) {
   EXPECT_THAT(ended.explain(), ::testing::HasSubstr("together"));
   limits.memory = 1_GiB;
   EXPECT_EQ(limit(hold_in_each, limits)(3, 60 * MiB, false), 3);
+}
+
+/// The outer call's limit is on each process; the inner one's on all of its own, which is more than the outer has left.
+int hold_within(std::size_t inner_limit, int count, std::size_t bytes) {
+  return limit(hold_in_each, {.memory = {static_cast<double>(inner_limit), "B"}, .wall_time = 120s,
+                              .measure = memory_measure::resident_tree, .warnings = false})(count, bytes, true);
+}
+
+TEST(WindowsBounds, AnInnerCallsMemoryTogetherIsCutToWhatTheOuterOneHasLeft) {
+  const auto ended = limit(hold_within, {.memory = 100_MiB, .wall_time = 240s, .warnings = false}).try_call(10240 * MiB, 3, 60 * MiB);
+  ASSERT_THAT(ended, EndedAs(verdict::raised));
+  EXPECT_THROW(std::rethrow_exception(ended.error()), pynisher::MemoryLimitException);
+  EXPECT_THAT(ended.explain(), ::testing::HasSubstr("together"));
+}
+
+void burn(std::chrono::milliseconds cpu_time) {
+  const auto end = std::clock() + cpu_time.count() * CLOCKS_PER_SEC / 1000;
+  while (std::clock() < end) continue;
+}
+int burn_in_each(int count, std::chrono::milliseconds cpu_time) {
+  for (int i = 0; i < count; ++i) limit(burn, {.warnings = false})(cpu_time);
+  return count;
+}
+
+TEST(WindowsBounds, TheCpuTimeOfCallsWithinACallAddsUp) {
+  const auto burner = limit(burn_in_each, {.cpu_time = 2s, .warnings = false});
+  // By the outer call, or by the first of the inner ones for which too little is left.
+  EXPECT_THROW(burner(30, 200ms), pynisher::CpuTimeoutException);
+  EXPECT_EQ(burner(2, 50ms), 2);
+}
+
+int fill_for_ever() {
+  std::vector<std::unique_ptr<char[]>> all;
+  for (;;) {
+    all.push_back(std::make_unique<char[]>(MiB));
+    std::memset(all.back().get(), 1, MiB);
+  }
+}
+
+TEST(WindowsBounds, APeakIsKnownOfACallThatWasEndedAtItsLimit) {
+  const auto ended = limit(fill_for_ever, {.memory = 100_MiB, .warnings = false}).try_call();
+  ASSERT_THAT(ended, EndedAs(verdict::memory_limit));
+  EXPECT_GE(ended.usage().peak_memory, 90 * MiB) << ended.explain();
 }
 
 TEST(WindowsBounds, WhatTheCallerHoldsDoesNotCount) {

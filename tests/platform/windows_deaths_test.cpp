@@ -5,6 +5,7 @@
 #include <intrin.h>
 #endif
 
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +14,8 @@
 #include <gmock/gmock.h>
 
 #include <pynisher/pynisher.hpp>
+
+#include "support/outcomes.hpp"
 
 namespace {
 
@@ -73,6 +76,22 @@ INSTANTIATE_TEST_SUITE_P(Of, WindowsDeaths,
                                            death{"Abort", give_up, SIGABRT, 0xC0000409},
                                            death{"CodeOfItsOwn", end_by_a_code_of_its_own, 0, 0xE0001234}),
                          [](const auto& param_info) { return std::string(param_info.param.name); });
+
+void exit_with(int code) { std::exit(code); }
+
+/// They are what the kernel gives a process that has used up its job's CPU time, and what a program may end with itself.
+TEST(WindowsDeaths, ACodeThatMeansAQuotaIsAnExitAsLongAsThereIsTimeLeft) {
+  using namespace std::chrono_literals;
+  for (const int code : {1816, static_cast<int>(0xC0000044)}) {
+    const auto ended = pynisher::limit(exit_with, {.cpu_time = 120s, .warnings = false}).try_call(code);
+    ASSERT_THAT(ended, support::EndedAs(pynisher::verdict::exited));
+    try {
+      std::rethrow_exception(ended.error());
+    } catch (const pynisher::ExitException& e) {
+      EXPECT_EQ(e.exit_code(), code);
+    }
+  }
+}
 
 TEST(WindowsHandles, NoneIsLeftByCallsHoweverTheyEnd) {
   const auto open = [] {

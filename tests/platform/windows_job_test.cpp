@@ -7,10 +7,11 @@
 
 #include <gmock/gmock.h>
 
-#include <pynisher/supports.hpp>
+#include <pynisher/pynisher.hpp>
 
 #include "platform/contract.hpp"
 #include "platform/windows/job.hpp"
+#include "platform/windows_helpers.hpp"
 #include "support/start_methods.hpp"
 
 namespace {
@@ -85,12 +86,36 @@ TEST(WindowsJobs, WhatTheKernelDoesNotKeepTheParentLooksAfter) {
   const auto looks = platform::looked_after_by_parent();
   EXPECT_TRUE(looks.address_space);
   EXPECT_TRUE(looks.tree);
-  EXPECT_EQ(looks.processes, !platform::jobs_hold_limits());
+  EXPECT_EQ(looks.processes, !platform::limits_that_jobs_keep().processes);
   for (const char* feature : {"memory", "memory_growth", "memory_address_space", "memory_tree", "process_count"}) {
     EXPECT_EQ(pynisher::why_not(feature), "");
   }
-  EXPECT_EQ(platform::memory_limit_caveat() == nullptr, platform::jobs_hold_limits());
+  EXPECT_EQ(platform::memory_limit_caveat() == nullptr, platform::limits_that_jobs_keep().memory);
   EXPECT_NE(platform::process_bound_caveat(), nullptr) << "threads are counted nowhere here";
+}
+
+/// 1: it got so much at once.
+int commit(std::size_t bytes) {
+  void* const got = ::VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+  return got != nullptr ? 1 : 0;
+}
+/// 1: the system started it, however long it lives.
+int start_another() { return support::start_sleeper() ? 1 : 0; }
+
+TEST(WindowsJobs, WhatIsFoundByTrialIsWhatACallMeets) {
+  using namespace pynisher::literals;
+  const auto kept = platform::try_limits_of_jobs();
+  const auto memory = pynisher::limit(commit, {.memory = 256_MiB, .measure = pynisher::memory_measure::address_space,
+                                               .warnings = false}).try_call(std::size_t{1} << 30);
+  EXPECT_EQ(memory && *memory == 0, kept.memory) << memory.explain();
+  const auto processes = pynisher::limit(start_another, {.processes = 1, .warnings = false}).try_call();
+  ASSERT_TRUE(processes) << processes.explain();
+  // Elsewhere the parent may end it so early that it never was one.
+  EXPECT_TRUE(*processes == 0 || !kept.processes);
+  // What does not even tell them back does not keep them.
+  const auto said = platform::limits_that_jobs_keep();
+  EXPECT_EQ(said.memory, kept.memory);
+  EXPECT_EQ(said.processes, kept.processes);
 }
 
 TEST(WindowsJobs, ThisProcessIsCounted) {

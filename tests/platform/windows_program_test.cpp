@@ -84,10 +84,64 @@ TEST(WindowsProgram, TheArgumentsMayBeAnyText) {
   EXPECT_EQ(code, 7u);
 }
 
+std::size_t size_of(const std::string& text) { return text.size(); }
+
+/// Arguments that do not fit into shared memory go through a file.
+TEST(WindowsProgram, AFolderForTemporaryFilesThatIsNoneIsNamedAsTheReason) {
+  const std::wstring before = variable(L"TMP");
+  const auto measure = limit(size_of, {.warnings = false});
+  const std::string text(16 << 20, 'x');
+  for (const std::wstring& folder : {std::wstring(L"C:\\there is none"), L"C:\\" + std::wstring(300, L'x')}) {
+    ASSERT_NE(::SetEnvironmentVariableW(L"TMP", folder.c_str()), 0);
+    EXPECT_THAT(measure.try_call(text), EndedAs(verdict::start_failed));
+  }
+  ASSERT_NE(::SetEnvironmentVariableW(L"TMP", before.empty() ? nullptr : before.c_str()), 0);
+  EXPECT_EQ(measure(text), text.size());
+}
+
 TEST(WindowsProgram, NoDialogHoldsUpAChildThatCrashes) {
   constexpr UINT none = SEM_NOGPFAULTERRORBOX | SEM_FAILCRITICALERRORS | SEM_NOOPENFILEERRORBOX;
   const auto mode = limit(+[] { return ::GetErrorMode(); }, {.warnings = false})();
   EXPECT_EQ(mode & none, none);
+  const auto library_mode = limit(+[] { return ::_set_error_mode(_REPORT_ERRMODE); }, {.warnings = false})();
+  EXPECT_EQ(library_mode, _OUT_TO_STDERR);
+}
+
+// --- what becomes of its children -----------------------------------------------------------------------------------
+
+void tell_and_sleep(std::wstring file) {
+  const std::wstring unfinished = file + L"_";
+  std::ofstream(fs::path(unfinished)) << ::GetCurrentProcessId() << ' ' << ::GetProcessId(support::start_sleeper().get());
+  fs::rename(unfinished, file);
+  for (;;) ::Sleep(1000);
+}
+
+/// The program is this one again; it makes a call, whose function starts a program, too.
+TEST(WindowsProgram, NothingOutlivesAProgramThatIsKilled) {
+  constexpr const wchar_t* mark = L"PYNISHER_TEST_KILLED";
+  if (const std::wstring file = variable(mark); !file.empty()) {
+    ::SetEnvironmentVariableW(mark, nullptr);
+    limit(tell_and_sleep, {.warnings = false})(file);
+  }
+  const fs::path file = fresh_path(L"pynisher-killed-");
+  const auto program = support::start_this_program(mark, file.wstring(),
+                                                   L"--gtest_filter=WindowsProgram.NothingOutlivesAProgramThatIsKilled");
+  ASSERT_TRUE(program);
+  while (!fs::exists(file)) {
+    ASSERT_FALSE(support::has_ended(program.get()));
+    ::Sleep(1);
+  }
+  DWORD child = 0, grandchild = 0;
+  std::ifstream(file) >> child >> grandchild;
+  const support::unique_handle left[] = {support::unique_handle(::OpenProcess(SYNCHRONIZE, FALSE, child)),
+                                         support::unique_handle(::OpenProcess(SYNCHRONIZE, FALSE, grandchild))};
+  for (const auto& one : left) {
+    ASSERT_TRUE(one);
+    ASSERT_FALSE(support::has_ended(one.get()));
+  }
+  ::TerminateProcess(program.get(), 1);
+  for (const auto& one : left) EXPECT_EQ(::WaitForSingleObject(one.get(), INFINITE), WAIT_OBJECT_0);
+  fs::remove(file);
 }
 
 // --- code of a library ----------------------------------------------------------------------------------------------

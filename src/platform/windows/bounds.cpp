@@ -34,7 +34,7 @@ std::uint64_t beginning_of(HANDLE process) {
 }  // namespace
 
 looked_after looked_after_by_parent() noexcept {
-  return {.address_space = true, .tree = true, .processes = !jobs_hold_limits()};
+  return {.address_space = true, .tree = true, .processes = !limits_that_jobs_keep().processes};
 }
 
 std::string why_no_memory_bound() { return {}; }
@@ -59,7 +59,7 @@ process_bound::~process_bound() = default;
 void process_bound::end_members() const noexcept {}
 
 const char* process_bound_caveat() noexcept {
-  if (jobs_hold_limits()) {
+  if (limits_that_jobs_keep().processes) {
     return "this system's job objects bound the processes of a call, not their threads: threads are not counted.";
   }
   return "this system's job objects take a bound on processes and do not enforce it: the library looks every 5 ms, and "

@@ -3,6 +3,9 @@
 #include <windows.h>
 
 #include <psapi.h>
+#if defined(_MSC_VER) && defined(_DEBUG)
+#include <crtdbg.h>
+#endif
 
 #include <algorithm>
 #include <cerrno>
@@ -75,9 +78,17 @@ void watch_for_crashes() noexcept {
   ::SetErrorMode(SEM_NOGPFAULTERRORBOX | SEM_FAILCRITICALERRORS | SEM_NOOPENFILEERRORBOX);
   // The C library's own boxes, in programs without a console.
   ::_set_error_mode(_OUT_TO_STDERR);
+#if defined(_MSC_VER) && defined(_DEBUG)
+  // Those of its debugging version: no box, and no debugger that is asked for.
+  for (const int kind : {_CRT_WARN, _CRT_ERROR, _CRT_ASSERT}) {
+    ::_CrtSetReportMode(kind, _CRTDBG_MODE_FILE);
+    ::_CrtSetReportFile(kind, _CRTDBG_FILE_STDERR);
+  }
+#endif
   ::SetUnhandledExceptionFilter(note_crash);
   std::signal(SIGABRT, note_abort);
-  // Some of the stack is kept for the handler of its overflow.
+  // Some of the stack is kept for the handler of its overflow; in other threads than the function's own the process's exit
+  // code alone tells of it.
   ULONG kept = 32 << 10;
   ::SetThreadStackGuarantee(&kept);
 }

@@ -4,11 +4,10 @@
 #include <windows.h>
 #include <winternl.h>
 
-#include <algorithm>
 #include <vector>
 
 #include "../contract.hpp"
-#include "handles.hpp"
+#include "job.hpp"
 
 namespace pynisher::platform {
 
@@ -17,14 +16,6 @@ namespace {
 using std::chrono::nanoseconds;
 
 nanoseconds from_ticks(std::uint64_t hundreds) { return nanoseconds(static_cast<std::int64_t>(hundreds * 100)); }
-
-std::uint64_t ticks(const FILETIME& time) { return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime; }
-
-nanoseconds told_by_handle(HANDLE process) {
-  FILETIME created, ended, kernel, user;
-  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return nanoseconds(0);
-  return from_ticks(ticks(kernel) + ticks(user));
-}
 
 /// The beginning of an entry as the system fills it in; the header names few of its parts.
 struct process_entry {
@@ -68,10 +59,11 @@ std::optional<nanoseconds> cpu_time_of(pid_t process) noexcept {
   const auto pid = static_cast<DWORD>(process);
   const HANDLE handle = ::OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, FALSE, pid);
   if (handle == nullptr) return std::nullopt;
-  const nanoseconds by_handle = told_by_handle(handle);
+  const nanoseconds by_handle = cpu_time_by_handle(handle);
   ::CloseHandle(handle);
+  if (by_handle > nanoseconds(0)) return by_handle;
   try {
-    return std::max(by_handle, told_by_list(pid));
+    return told_by_list(pid);
   } catch (const std::bad_alloc&) {
     return by_handle;
   }

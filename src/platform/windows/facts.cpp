@@ -1,7 +1,6 @@
 #include <windows.h>
 
 #include <algorithm>
-#include <atomic>
 #include <string>
 #include <thread>
 
@@ -34,7 +33,7 @@ std::string why_not(feature what) {
 }
 
 const char* memory_limit_caveat() noexcept {
-  if (jobs_hold_limits()) return nullptr;
+  if (limits_that_jobs_keep().memory) return nullptr;
   return "this system's job objects take memory limits and do not enforce them: the library looks at what the call has "
          "committed every 1 to 50 ms, the more often the nearer it is, and ends it when it is above. In between it may "
          "take more. An allocation is never refused.";

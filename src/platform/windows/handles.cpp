@@ -72,7 +72,10 @@ bool write_file(int file, const std::byte* data, std::size_t size) noexcept {
   while (size > 0) {
     DWORD written = 0;
     const auto piece = static_cast<DWORD>(std::min<std::size_t>(size, 1u << 30));
-    if (::WriteFile(to_handle(file), data, piece, &written, nullptr) == 0 || written == 0) return false;
+    if (::WriteFile(to_handle(file), data, piece, &written, nullptr) == 0 || written == 0) {
+      errno = static_cast<int>(::GetLastError());
+      return false;
+    }
     data += written;
     size -= written;
   }

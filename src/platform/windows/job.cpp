@@ -3,8 +3,8 @@
 #include <psapi.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cerrno>
+#include <cstddef>
 #include <new>
 #include <utility>
 
@@ -14,6 +14,10 @@ namespace {
 
 bool set_limits(HANDLE job, JOBOBJECT_EXTENDED_LIMIT_INFORMATION& limits) noexcept {
   return ::SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits) != 0;
+}
+
+std::uint64_t ticks_of(const FILETIME& time) noexcept {
+  return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime;
 }
 
 bool get_limits(HANDLE job, JOBOBJECT_EXTENDED_LIMIT_INFORMATION& limits) noexcept {
@@ -72,9 +76,12 @@ void release_job(HANDLE job) noexcept {
   set_limits(job, none);
 }
 
-bool has_cpu_limit(HANDLE job) noexcept {
+bool has_used_up_cpu_limit(HANDLE process, HANDLE job) noexcept {
   JOBOBJECT_EXTENDED_LIMIT_INFORMATION told{};
-  return get_limits(job, told) && (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME) != 0;
+  FILETIME created, ended, kernel, user;
+  if (!get_limits(job, told) || ::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return false;
+  const auto limit = static_cast<std::uint64_t>(told.BasicLimitInformation.PerProcessUserTimeLimit.QuadPart);
+  return (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME) != 0 && ticks_of(user) >= limit;
 }
 
 unsigned processes_in(HANDLE job) noexcept {
@@ -129,20 +136,82 @@ void end_job(HANDLE job) noexcept {
   }
 }
 
-bool jobs_hold_limits() noexcept {
-  static std::atomic<int> known{-1};
-  if (known.load() < 0) {
-    const HANDLE job = ::CreateJobObjectW(nullptr, nullptr);
-    JOBOBJECT_EXTENDED_LIMIT_INFORMATION wanted{}, told{};
-    wanted.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_PROCESS_MEMORY;
-    wanted.ProcessMemoryLimit = SIZE_T{1} << 30;
-    const bool holds = job != nullptr && set_limits(job, wanted) && get_limits(job, told) &&
-                       (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_MEMORY) != 0 &&
-                       told.ProcessMemoryLimit == wanted.ProcessMemoryLimit;
-    if (job != nullptr) ::CloseHandle(job);
-    known.store(holds ? 1 : 0);
+namespace {
+
+/// This program once more, in that job; nothing of it ever runs.
+class unborn_process {
+ public:
+  explicit unborn_process(HANDLE job) {
+    alignas(std::max_align_t) std::byte room[128];
+    auto* const list = reinterpret_cast<LPPROC_THREAD_ATTRIBUTE_LIST>(room);
+    SIZE_T size = sizeof room;
+    if (::InitializeProcThreadAttributeList(list, 1, 0, &size) == 0) return;
+    constexpr DWORD_PTR job_list = 0x0002000D;
+    STARTUPINFOEXW start{};
+    start.StartupInfo.cb = sizeof start;
+    start.lpAttributeList = list;
+    wchar_t path[4096];
+    const DWORD length = ::GetModuleFileNameW(nullptr, path, 4096);
+    if (length > 0 && length < 4096 && ::UpdateProcThreadAttribute(list, 0, job_list, &job, sizeof job, nullptr, nullptr) != 0) {
+      ::CreateProcessW(path, nullptr, nullptr, nullptr, FALSE, CREATE_SUSPENDED | EXTENDED_STARTUPINFO_PRESENT, nullptr,
+                       nullptr, &start.StartupInfo, &made_);
+    }
+    ::DeleteProcThreadAttributeList(list);
   }
-  return known.load() == 1;
+  ~unborn_process() {
+    if (made_.hProcess == nullptr) return;
+    ::TerminateProcess(made_.hProcess, killed_code);
+    ::WaitForSingleObject(made_.hProcess, INFINITE);
+    ::CloseHandle(made_.hThread);
+    ::CloseHandle(made_.hProcess);
+  }
+  unborn_process(const unborn_process&) = delete;
+  unborn_process& operator=(const unborn_process&) = delete;
+  explicit operator bool() const { return made_.hProcess != nullptr; }
+  /// Nothing of it is touched.
+  bool may_commit(std::size_t bytes) const {
+    void* const got = ::VirtualAllocEx(made_.hProcess, nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+    if (got != nullptr) ::VirtualFreeEx(made_.hProcess, got, 0, MEM_RELEASE);
+    return got != nullptr;
+  }
+
+ private:
+  PROCESS_INFORMATION made_{};
+};
+
+struct closed_job {
+  HANDLE job = ::CreateJobObjectW(nullptr, nullptr);
+  ~closed_job() {
+    if (job != nullptr) ::CloseHandle(job);
+  }
+};
+
+constexpr std::uint64_t tried_memory = std::uint64_t{128} << 20;
+
+bool tells_limits_back() noexcept {
+  const closed_job made;
+  constexpr DWORD both = JOB_OBJECT_LIMIT_PROCESS_MEMORY | JOB_OBJECT_LIMIT_ACTIVE_PROCESS;
+  const job_limits wanted{.memory_per_process = tried_memory, .processes = 1};
+  JOBOBJECT_EXTENDED_LIMIT_INFORMATION told{};
+  return made.job != nullptr && limit_job(made.job, wanted) && get_limits(made.job, told) &&
+         (told.BasicLimitInformation.LimitFlags & both) == both &&
+         told.BasicLimitInformation.ActiveProcessLimit == 1 && told.ProcessMemoryLimit == tried_memory;
+}
+
+}  // namespace
+
+kept_limits try_limits_of_jobs() noexcept {
+  const closed_job made;
+  if (made.job == nullptr || !limit_job(made.job, {.memory_per_process = tried_memory, .processes = 1})) return {};
+  const unborn_process first(made.job);
+  if (!first || !first.may_commit(tried_memory / 8)) return {};
+  const unborn_process second(made.job);
+  return {.memory = !first.may_commit(tried_memory), .processes = !second};
+}
+
+kept_limits limits_that_jobs_keep() noexcept {
+  static const kept_limits known = tells_limits_back() ? try_limits_of_jobs() : kept_limits{};
+  return known;
 }
 
 std::optional<process_counts> counts_of(HANDLE process) noexcept {
@@ -151,6 +220,13 @@ std::optional<process_counts> counts_of(HANDLE process) noexcept {
   if (::GetProcessMemoryInfo(process, &counters, sizeof counters) == 0) return std::nullopt;
   return process_counts{counters.PagefileUsage, counters.WorkingSetSize, counters.PeakWorkingSetSize,
                         counters.PageFaultCount};
+}
+
+std::chrono::nanoseconds cpu_time_by_handle(HANDLE process) noexcept {
+  FILETIME created, ended, kernel, user;
+  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return {};
+  using hundreds_of_ns = std::chrono::duration<std::int64_t, std::ratio<1, 10'000'000>>;
+  return hundreds_of_ns(static_cast<std::int64_t>(ticks_of(kernel) + ticks_of(user)));
 }
 
 }  // namespace pynisher::platform

@@ -28,8 +28,8 @@ struct job_limits {
 bool limit_job(HANDLE job, const job_limits& limits) noexcept;
 /// Takes back all that it had: whoever is still in it goes on without it.
 void release_job(HANDLE job) noexcept;
-/// True: one of its processes may have been ended for its CPU time.
-bool has_cpu_limit(HANDLE job) noexcept;
+/// Whether a process of that job that has ended may have been ended for its CPU time.
+bool has_used_up_cpu_limit(HANDLE process, HANDLE job) noexcept;
 /// What `limit_job` tells the kernel.
 JOBOBJECT_EXTENDED_LIMIT_INFORMATION as_told_to_kernel(const job_limits& limits) noexcept;
 /// Processes in it that run.
@@ -42,8 +42,14 @@ struct closes_handle {
 std::vector<std::unique_ptr<void, closes_handle>> members_of(HANDLE job, DWORD access = 0);
 /// Comes back when none of its processes is left.
 void end_job(HANDLE job) noexcept;
-/// Some systems take limits and forget them. Probed once.
-bool jobs_hold_limits() noexcept;
+struct kept_limits {
+  bool memory = false;
+  bool processes = false;
+};
+/// Some systems take limits and do not keep them: set, read back and tried. Once.
+kept_limits limits_that_jobs_keep() noexcept;
+/// The trial alone, with a program that is made and never runs.
+kept_limits try_limits_of_jobs() noexcept;
 
 struct process_counts {
   std::uint64_t committed = 0;
@@ -52,6 +58,8 @@ struct process_counts {
   std::uint64_t page_faults = 0;
 };
 std::optional<process_counts> counts_of(HANDLE process) noexcept;
+/// User and system time. Wine tells nothing of other processes.
+std::chrono::nanoseconds cpu_time_by_handle(HANDLE process) noexcept;
 /// CPU time that the children of calls that are over have used.
 std::chrono::nanoseconds cpu_of_ended_children() noexcept;
 /// False: its maker is not done with it, and nothing of it runs yet. To end it just then brings Wine's server down (8.0

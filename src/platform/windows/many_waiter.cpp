@@ -20,12 +20,14 @@ struct wanted {
   HANDLE port;
   HANDLE handle;
   ULONG_PTR tag;
+  DWORD serial;  ///< what is told of one that is gone is not told of the next with its tag
   HANDLE registered = nullptr;
 };
 
 void CALLBACK tell(void* of, BOOLEAN /*timed_out*/) {
   const auto* const it = static_cast<const wanted*>(of);
-  ::PostQueuedCompletionStatus(it->port, 0, it->tag, nullptr);
+  // It is refused only where the system has no memory left, and would never be told again.
+  while (::PostQueuedCompletionStatus(it->port, it->serial, it->tag, nullptr) == 0) ::Sleep(1);
 }
 
 bool arm(wanted& it) {
@@ -43,11 +45,12 @@ void disarm(wanted& it) {
 struct waited_for {
   std::map<ULONG_PTR, wanted> all;
   std::vector<ULONG_PTR> told;  ///< to be armed again
+  DWORD serials = 0;
   ~waited_for() {
     for (auto& entry : all) disarm(entry.second);
   }
   bool add(HANDLE port, int descriptor, ULONG_PTR tag) {
-    const auto [at, fresh] = all.try_emplace(tag, wanted{port, to_handle(descriptor), tag});
+    const auto [at, fresh] = all.try_emplace(tag, wanted{port, to_handle(descriptor), tag, ++serials});
     if (fresh && arm(at->second)) return true;
     remove(tag);
     return false;
@@ -58,14 +61,15 @@ struct waited_for {
     disarm(at->second);
     all.erase(at);
   }
-  void arm_again() {
-    for (const ULONG_PTR tag : told) {
+  /// False: the system has no memory for one of them now.
+  bool arm_again() {
+    std::erase_if(told, [this](ULONG_PTR tag) {
       const auto at = all.find(tag);
-      if (at == all.end()) continue;
+      if (at == all.end()) return true;
       disarm(at->second);
-      arm(at->second);
-    }
-    told.clear();
+      return arm(at->second);
+    });
+    return told.empty();
   }
 };
 
@@ -102,19 +106,21 @@ void many_waiter::remove(const child_process& /*child*/, const doorbell& bell) {
 void many_waiter::wait(std::optional<clock::time_point> until, std::vector<event>& events) {
   events.clear();
   waited_for& known = in(more_);
-  known.arm_again();
+  const bool all_are_armed = known.arm_again();
   DWORD timeout = INFINITE;
   if (until) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - clock::now()).count();
     timeout = static_cast<DWORD>(std::clamp<std::int64_t>(left, 0, 1'000'000'000));
   }
+  if (!all_are_armed) timeout = std::min<DWORD>(timeout, 10);
   OVERLAPPED_ENTRY found[64];
   ULONG count = 0;
   if (::GetQueuedCompletionStatusEx(to_handle(set_.get()), found, 64, &count, timeout, FALSE) == 0) return;
   for (ULONG i = 0; i < count; ++i) {
     const ULONG_PTR tag = found[i].lpCompletionKey;
     // It may have been removed since it was told.
-    if (known.all.find(tag) == known.all.end()) continue;
+    const auto at = known.all.find(tag);
+    if (at == known.all.end() || at->second.serial != found[i].dwNumberOfBytesTransferred) continue;
     known.told.push_back(tag);
     void* const whose = reinterpret_cast<void*>(tag & ~which);
     if (whose == nullptr) {

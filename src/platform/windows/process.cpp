@@ -19,6 +19,8 @@ namespace pynisher::platform {
 
 namespace {
 
+using namespace std::chrono_literals;
+
 DWORD milliseconds_until(std::optional<clock::time_point> until) {
   if (!until) return INFINITE;
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - clock::now()).count();
@@ -65,15 +67,15 @@ int signal_for(DWORD code) {
   }
 }
 
-/// How the kernel ends a process that has used up its job's time.
-bool is_for_cpu_time(DWORD code, HANDLE job) {
+/// How the kernel ends a process that has used up its job's time; and a number as any other, by which a program may end.
+bool is_for_cpu_time(DWORD code, HANDLE process, HANDLE job) {
   constexpr DWORD quota_exceeded = 0xC0000044;
-  return (code == ERROR_NOT_ENOUGH_QUOTA || code == quota_exceeded) && has_cpu_limit(job);
+  return (code == ERROR_NOT_ENOUGH_QUOTA || code == quota_exceeded) && has_used_up_cpu_limit(process, job);
 }
 
-exit_status from_exit_code(DWORD code, HANDLE job) {
+exit_status from_exit_code(DWORD code, HANDLE process, HANDLE job) {
   exit_status ended;
-  const int signal = is_for_cpu_time(code, job) ? SIGXCPU : signal_for(code);
+  const int signal = is_for_cpu_time(code, process, job) ? SIGXCPU : signal_for(code);
   ended.how = signal != 0 ? exit_status::kind::signalled : exit_status::kind::exited;
   ended.value = signal != 0 ? signal : static_cast<int>(code);
   // The library's own way to kill is nobody else's business.
@@ -210,12 +212,14 @@ exit_status child_process::end(bool whole_tree, const call_mark& /*mark*/, const
   if (whole_tree) end_job(to_handle(job_.get()));
   DWORD code = 0;
   ::GetExitCodeProcess(process, &code);
-  exit_status result = from_exit_code(code, to_handle(job_.get()));
+  exit_status result = from_exit_code(code, process, to_handle(job_.get()));
   // Of what it has left behind.
   if (!whole_tree) release_job(to_handle(job_.get()));
   // What is told of an ended process may be nothing; then the child's own notes count.
+  constexpr auto most = static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::hours(1000)).count());
+  const std::uint64_t noted = std::min(region.user_ns.load(), most) + std::min(region.system_ns.load(), most);
+  ended_children_ns.fetch_add(std::max(cpu_before_end.value_or(0ns).count(), static_cast<std::int64_t>(noted)));
   if (cpu_before_end) {
-    ended_children_ns.fetch_add(cpu_before_end->count());
     // Only the child tells how much of it was the system's, and its word for that is added again.
     const auto claimed = std::chrono::nanoseconds(static_cast<std::int64_t>(region.system_ns.load()));
     result.usage.user_time = *cpu_before_end - std::clamp(claimed, std::chrono::nanoseconds(0), *cpu_before_end);
