@@ -117,6 +117,7 @@ layer(many
   include/pynisher/worker_pool.hpp
   src/no_channels.cpp
   src/no_isolates.cpp
+  src/no_pools.cpp
   src/isolate.cpp
   src/isolate_*
   src/capture.cpp

@@ -3,8 +3,8 @@
 #include <windows.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstring>
-#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -116,9 +116,15 @@ TEST(WindowsBounds, AnInnerCallsMemoryTogetherIsCutToWhatTheOuterOneHasLeft) {
   EXPECT_THAT(ended.explain(), ::testing::HasSubstr("together"));
 }
 
+std::uint64_t own_cpu_ticks() {
+  FILETIME created, ended, kernel, user;
+  ::GetProcessTimes(::GetCurrentProcess(), &created, &ended, &kernel, &user);
+  const auto ticks = [](FILETIME time) { return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime; };
+  return ticks(kernel) + ticks(user);
+}
 void burn(std::chrono::milliseconds cpu_time) {
-  const auto end = std::clock() + cpu_time.count() * CLOCKS_PER_SEC / 1000;
-  while (std::clock() < end) continue;
+  const std::uint64_t end = own_cpu_ticks() + static_cast<std::uint64_t>(cpu_time.count()) * 10'000;
+  while (own_cpu_ticks() < end) continue;
 }
 int burn_in_each(int count, std::chrono::milliseconds cpu_time) {
   for (int i = 0; i < count; ++i) limit(burn, {.warnings = false})(cpu_time);
