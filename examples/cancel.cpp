@@ -5,17 +5,16 @@
 #include <stop_token>
 #include <thread>
 
-#include <unistd.h>
-
 #include <pynisher/pynisher.hpp>
 
 using namespace std::chrono_literals;
 
 void wait_for_ever() {
-  for (;;) ::pause();
+  for (;;) std::this_thread::sleep_for(1h);
 }
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
   bool cancelled = false;
   // std::jthread brings a stop token of its own; a std::stop_source does as well.
   std::jthread caller([&cancelled](std::stop_token stop) {

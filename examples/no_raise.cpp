@@ -5,8 +5,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
-
-#include <unistd.h>
+#include <thread>
 
 #include <pynisher/pynisher.hpp>
 
@@ -19,11 +18,12 @@ int parse_port(const std::string& text) {
 }
 
 void wait_for_ever() {
-  for (;;) ::pause();
+  for (;;) std::this_thread::sleep_for(1h);
 }
 
-int main() {
-  const auto port = pynisher::limit(parse_port, {.wall_time = 10s}, pynisher::no_raise);
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
+  const auto port = pynisher::limit(parse_port, {.wall_time = 1min}, pynisher::no_raise);
   const auto waits = pynisher::limit(wait_for_ever, {.wall_time = 100ms}, pynisher::no_raise);
 
   const std::optional<int> good = port("8080");

@@ -17,7 +17,8 @@ std::size_t fill(std::size_t mebibytes) { return std::vector<char>(mebibytes << 
 
 void crash() { std::abort(); }
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
   const auto filled = pynisher::limit(fill, {.wall_time = 1min}).try_call(100);
   const pynisher::usage& cost = filled.usage();
   fmt::print("{}\n", filled.explain());

@@ -25,7 +25,8 @@ void parse(bool known) {
   throw unregistered_error("no input");
 }
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
   const auto guarded_parse = pynisher::limit(parse);
   int seen = 0;
   try {

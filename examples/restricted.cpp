@@ -25,9 +25,10 @@ struct calculator {
   decltype(RESTRICTED_NO_RAISE() collatz_steps) try_steps = RESTRICTED_NO_RAISE(.cpu_time = 100ms) collatz_steps;
 };
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
   // In a block, in front of a lambda.
-  const auto shout = RESTRICTED(.wall_time = 10s)[](std::string text) { return text + "!"; };
+  const auto shout = RESTRICTED(.wall_time = 1min)[](std::string text) { return text + "!"; };
 
   const int steps = steps_in_time(27);
   const std::optional<int> none = calculator().try_steps(0);

@@ -18,7 +18,8 @@ void train(bool on_device) {
   throw NotFittedError("call fit() first");
 }
 
-int main() {
+int main(int argc, char** argv) {
+  pynisher::init(argc, argv);  // for `spawn`, the way of systems that cannot copy a process
   // A type can be named by a text, so that it need not be known here; and it can be counted as a broken limit.
   const auto trainer =
       pynisher::limit(train, {.wrap_errors = {pynisher::wrap("NotFittedError"),
