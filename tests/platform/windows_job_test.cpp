@@ -11,6 +11,7 @@
 
 #include "platform/contract.hpp"
 #include "platform/windows/job.hpp"
+#include "platform/windows/timed_wait.hpp"
 #include "platform/windows_helpers.hpp"
 #include "support/start_methods.hpp"
 
@@ -116,6 +117,21 @@ TEST(WindowsJobs, WhatIsFoundByTrialIsWhatACallMeets) {
   const auto said = platform::limits_that_jobs_keep();
   EXPECT_EQ(said.memory, kept.memory);
   EXPECT_EQ(said.processes, kept.processes);
+}
+
+TEST(WindowsWaits, EndBeforeTheirTimeWhereTicksAreTooCoarseAndAtItWhereTheyAreFine) {
+  using namespace std::chrono_literals;
+  using platform::timed_wait;
+  EXPECT_EQ(timed_wait(std::nullopt).milliseconds(), INFINITE);
+  EXPECT_FALSE(timed_wait(std::nullopt).is_fine());
+  const timed_wait passed(platform::clock::now() - 1s);
+  EXPECT_EQ(passed.milliseconds(), 0u);
+  const timed_wait of_an_hour(platform::clock::now() + 1h);
+  EXPECT_FALSE(of_an_hour.is_fine());
+  EXPECT_LE(of_an_hour.milliseconds(), 3'600'000u - 32u);
+  const timed_wait near(platform::clock::now() + 20ms);
+  EXPECT_TRUE(near.is_fine() || near.milliseconds() == 0);
+  EXPECT_LE(near.milliseconds(), 20u);
 }
 
 TEST(WindowsJobs, ThisProcessIsCounted) {

@@ -17,6 +17,7 @@
 #include "../posix/interrupts.hpp"
 #include "handles.hpp"
 #include "job.hpp"
+#include "timed_wait.hpp"
 
 namespace pynisher::platform {
 
@@ -237,6 +238,7 @@ void wait_for_change(std::atomic<std::uint32_t>& word, std::uint32_t seen) noexc
     if (word.load() != seen) return;
     ::SwitchToThread();
   }
+  const fine_ticks ticks;
   ::Sleep(1);
 }
 

@@ -8,6 +8,8 @@
 #include <new>
 #include <utility>
 
+#include "timed_wait.hpp"
+
 namespace pynisher::platform {
 
 namespace {
@@ -132,6 +134,7 @@ void end_job(HANDLE job) noexcept {
   // A process that is being made while the job ends may come after; and the end of one takes a moment.
   for (int waits_left = 5000; processes_in(job) > 0; --waits_left) {
     if (waits_left <= 0 || all_have_begun(job)) ::TerminateJobObject(job, killed_code);
+    const fine_ticks ticks;
     if (processes_in(job) > 0) ::Sleep(1);
   }
 }

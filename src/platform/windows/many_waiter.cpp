@@ -8,6 +8,7 @@
 
 #include "../contract.hpp"
 #include "handles.hpp"
+#include "timed_wait.hpp"
 
 namespace pynisher::platform {
 
@@ -107,12 +108,8 @@ void many_waiter::wait(std::optional<clock::time_point> until, std::vector<event
   events.clear();
   waited_for& known = in(more_);
   const bool all_are_armed = known.arm_again();
-  DWORD timeout = INFINITE;
-  if (until) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - clock::now()).count();
-    timeout = static_cast<DWORD>(std::clamp<std::int64_t>(left, 0, 1'000'000'000));
-  }
-  if (!all_are_armed) timeout = std::min<DWORD>(timeout, 10);
+  const timed_wait timed(until);
+  const DWORD timeout = all_are_armed ? timed.milliseconds() : std::min<DWORD>(timed.milliseconds(), 10);
   OVERLAPPED_ENTRY found[64];
   ULONG count = 0;
   if (::GetQueuedCompletionStatusEx(to_handle(set_.get()), found, 64, &count, timeout, FALSE) == 0) return;

@@ -14,18 +14,13 @@
 #include "../contract.hpp"
 #include "handles.hpp"
 #include "job.hpp"
+#include "timed_wait.hpp"
 
 namespace pynisher::platform {
 
 namespace {
 
 using namespace std::chrono_literals;
-
-DWORD milliseconds_until(std::optional<clock::time_point> until) {
-  if (!until) return INFINITE;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*until - clock::now()).count();
-  return static_cast<DWORD>(std::clamp<std::int64_t>(left, 0, 1'000'000'000));
-}
 
 /// Codes that say what a process died of, and the signal that it is called elsewhere.
 int signal_for(DWORD code) {
@@ -173,7 +168,8 @@ child_process::woken_by child_process::wait(const doorbell& bell, const doorbell
                                             std::optional<clock::time_point> until) const {
   const HANDLE watched[] = {to_handle(pidfd_.get()), to_handle(bell.waitable()),
                             to_handle(inner == nullptr ? -1 : inner->waitable())};
-  const DWORD ready = ::WaitForMultipleObjects(inner == nullptr ? 2 : 3, watched, FALSE, milliseconds_until(until));
+  const timed_wait timed(until);
+  const DWORD ready = ::WaitForMultipleObjects(inner == nullptr ? 2 : 3, watched, FALSE, timed.milliseconds());
   if (ready == WAIT_OBJECT_0) return woken_by::end;
   return ready == WAIT_TIMEOUT ? woken_by::nothing : woken_by::doorbell;
 }
