@@ -18,5 +18,8 @@ struct process_accounts {
 
 /// Empty: there is no such process, or it is another user's. System calls only.
 std::optional<process_accounts> accounts_of(pid_t process) noexcept;
+/// When it began, in microseconds of the system's time; the same after an exec. 0: there is no such process, or it is
+/// another user's. System calls only.
+std::int64_t beginning_of(pid_t process) noexcept;
 
 }  // namespace pynisher::platform

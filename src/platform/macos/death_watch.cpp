@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <sys/event.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -21,7 +20,10 @@
 
 #include "../../fork_safe_mutex.hpp"
 #include "../contract.hpp"
+#include "../posix/watched_children.hpp"
+#include "accounting.hpp"
 #include "descriptors.hpp"
+#include "reaping.hpp"
 #include "tree.hpp"
 
 namespace pynisher::platform {
@@ -29,11 +31,6 @@ namespace pynisher::platform {
 const bool children_need_death_watch = true;
 
 namespace {
-
-struct message {
-  enum class kind : std::int32_t { child, tree, gone, stop } what;
-  pid_t pid;
-};
 
 struct watch_state {
   int users = 0;
@@ -51,34 +48,24 @@ call_fd& program_end() {
   return *end;
 }
 
-struct watched_child {
-  pid_t pid;
-  bool whole_tree;
-};
-constexpr std::size_t most_children = 16384;
-watched_child children[most_children];
-
-void take(const message& told, std::size_t& count) noexcept {
-  std::size_t at = 0;
-  while (at < count && children[at].pid != told.pid) ++at;
-  if (told.what == message::kind::gone) {
-    if (at < count) children[at] = children[--count];
-    return;
-  }
-  // Each once, however often it is told of: once it is dead its tree is not found.
-  if (at == count && count == most_children) return;
-  if (at == count) children[count++] = {told.pid, false};
-  if (told.what == message::kind::tree) children[at].whole_tree = true;
-}
+constinit watched_children children;
 
 /// False: it is to stop.
-bool take_all(int socket, std::size_t& count) noexcept {
-  message told{};
+bool take_all(int socket) noexcept {
+  watch_message told;
   while (::recv(socket, &told, sizeof told, MSG_DONTWAIT) == sizeof told) {
-    if (told.what == message::kind::stop) return false;
-    take(told, count);
+    if (told.what == watch_message::kind::stop) return false;
+    children.take(told);
   }
   return true;
+}
+
+void end(const watched_child& child) noexcept {
+  if (child.is_replaced_by(beginning_of(child.pid))) return;
+  ::kill(child.pid, SIGSTOP);
+  if (child.whole_tree) kill_descendants(child.pid);
+  ::kill(child.pid, SIGKILL);
+  if (child.whole_tree) kill_session(child.pid);
 }
 
 [[noreturn]] void watch(pid_t owner, int socket) noexcept {
@@ -91,31 +78,26 @@ bool take_all(int socket, std::size_t& count) noexcept {
   struct kevent wanted[2];
   EV_SET(&wanted[0], static_cast<std::uintptr_t>(socket), EVFILT_READ, EV_ADD, 0, 0, nullptr);
   EV_SET(&wanted[1], static_cast<std::uintptr_t>(owner), EVFILT_PROC, EV_ADD, NOTE_EXIT, 0, nullptr);
-  ::kevent(queue, &wanted[0], 1, nullptr, 0, nullptr);
+  if (::kevent(queue, &wanted[0], 1, nullptr, 0, nullptr) != 0) ::_exit(1);
   // It may be gone already.
   bool over = ::kevent(queue, &wanted[1], 1, nullptr, 0, nullptr) != 0;
-  std::size_t count = 0;
+  if (over && errno != ESRCH) ::_exit(1);
   while (!over) {
     struct kevent came {};
     const int ready = ::kevent(queue, nullptr, 0, &came, 1, nullptr);
     if (ready < 0 && errno != EINTR) ::_exit(1);
     if (ready <= 0) continue;
     over = came.filter == EVFILT_PROC;
-    if (!take_all(socket, count)) ::_exit(0);
+    if (!take_all(socket)) ::_exit(0);
     // The other end is closed by the program alone, or by its end.
     if (came.filter == EVFILT_READ && (came.flags & EV_EOF) != 0) over = true;
   }
-  if (!take_all(socket, count)) ::_exit(0);
-  for (std::size_t i = 0; i < count; ++i) {
-    ::kill(children[i].pid, SIGSTOP);
-    if (children[i].whole_tree) kill_descendants(children[i].pid);
-    ::kill(children[i].pid, SIGKILL);
-    if (children[i].whole_tree) kill_session(children[i].pid);
-  }
+  if (!take_all(socket)) ::_exit(0);
+  for (const watched_child& child : children) end(child);
   ::_exit(0);
 }
 
-void tell(message told) noexcept {
+void tell(watch_message told) noexcept {
   const int socket = told_by.load();
   if (socket < 0 || told_by_owner.load() == 0) return;
   // It takes what it is told at once; a full socket means that it gets no time.
@@ -143,8 +125,7 @@ void start_watch() {
     if (::fork() == 0) watch(owner, watchs.get());
     ::_exit(0);
   }
-  while (between > 0 && ::waitpid(between, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  if (between > 0) reap(between);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (between < 0) return;
   program_end() = std::move(own);
@@ -159,7 +140,7 @@ bool is_watch_gone() {
 }
 
 void stop_watch() {
-  tell({message::kind::stop, 0});
+  tell({.what = watch_message::kind::stop});
   told_by.store(-1);
   program_end() = call_fd();
 }
@@ -167,10 +148,11 @@ void stop_watch() {
 }  // namespace
 
 void tell_watch_of(pid_t child, bool whole_tree) noexcept {
-  tell({whole_tree ? message::kind::tree : message::kind::child, child});
+  // By whoever is that child or has not reaped it: the number is its own yet.
+  tell({whole_tree ? watch_message::kind::tree : watch_message::kind::child, child, beginning_of(child)});
 }
 
-void tell_watch_gone(pid_t child) noexcept { tell({message::kind::gone, child}); }
+void tell_watch_gone(pid_t child) noexcept { tell({watch_message::kind::gone, child}); }
 
 void parent_death_watch::start() noexcept {
   const pid_t self = process_number();

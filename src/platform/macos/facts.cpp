@@ -1,12 +1,10 @@
 #include <dlfcn.h>
 #include <libproc.h>
-#include <mach/mach_time.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/proc_info.h>
 #include <sys/resource.h>
 #include <sys/sysctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,6 +16,7 @@
 
 #include "../contract.hpp"
 #include "accounting.hpp"
+#include "reaping.hpp"
 
 namespace pynisher::platform {
 
@@ -42,26 +41,37 @@ const char* signal_meaning(int signal) noexcept {
 
 namespace {
 
+/// In a child.
+bool refuses_what_is_above_the_limit() noexcept {
+  constexpr std::size_t piece = std::size_t{1} << 40;
+  // Far above what any process has, and below what it could have.
+  constexpr std::size_t limit = 4 * piece;
+  const rlimit wanted{limit, limit};
+  if (::setrlimit(RLIMIT_AS, &wanted) != 0) return false;
+  for (int i = 0; i < 5; ++i) {
+    if (::mmap(nullptr, piece, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0) == MAP_FAILED) return true;
+  }
+  return false;
+}
+
 /// Tried in a child: older systems take the limit and do not mind it, newer ones refuse one below what is mapped.
 bool address_space_limit_holds() {
   static std::atomic<int> known{-1};
   if (known.load() >= 0) return known.load() == 1;
+  // By memory, and not by its exit code, which nobody gets where SIGCHLD is ignored.
+  void* const shared = ::mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANON, -1, 0);
+  if (shared == MAP_FAILED) return false;
+  auto* const holds = static_cast<volatile int*>(shared);
   const pid_t child = ::fork();
   if (child == 0) {
-    constexpr std::size_t piece = std::size_t{1} << 40;
-    // Far above what any process has, and below what it could have.
-    constexpr std::size_t limit = 4 * piece;
-    const rlimit wanted{limit, limit};
-    if (::setrlimit(RLIMIT_AS, &wanted) != 0) ::_exit(1);
-    for (int i = 0; i < 5; ++i) {
-      if (::mmap(nullptr, piece, PROT_NONE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0) == MAP_FAILED) ::_exit(0);
-    }
-    ::_exit(1);
+    *holds = refuses_what_is_above_the_limit() ? 1 : 0;
+    ::_exit(0);
   }
-  int status = 0;
-  while (child > 0 && ::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  if (child > 0) {
+    reap(child);
+    known.store(*holds);
   }
-  known.store(child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 1 : 0);
+  ::munmap(shared, sizeof(int));
   return known.load() == 1;
 }
 
@@ -72,11 +82,20 @@ std::optional<proc_taskinfo> task_of(pid_t process) noexcept {
   return info;
 }
 
-/// What the kernel counts time in here: nanoseconds on Intel's processors, something else on Apple's.
+/// What the kernel counts time in here: nanoseconds on Intel's processors, something else on Apple's. There
+/// mach_timebase_info tells a program that is translated from Intel's about its own clock, and not about the kernel's.
 std::chrono::nanoseconds from_mach_time(std::uint64_t ticks) noexcept {
-  mach_timebase_info_data_t base{};
-  if (::mach_timebase_info(&base) != KERN_SUCCESS || base.denom == 0) return std::chrono::nanoseconds(ticks);
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(static_cast<double>(ticks) * base.numer / base.denom));
+  static std::atomic<std::uint64_t> known{0};
+  std::uint64_t per_second = known.load();
+  if (per_second == 0) {
+    std::size_t size = sizeof per_second;
+    if (::sysctlbyname("hw.tbfrequency", &per_second, &size, nullptr, 0) != 0 || per_second == 0) {
+      return std::chrono::nanoseconds(ticks);
+    }
+    known.store(per_second);
+  }
+  return std::chrono::nanoseconds(
+      static_cast<std::int64_t>(static_cast<double>(ticks) * 1e9 / static_cast<double>(per_second)));
 }
 
 }  // namespace
@@ -90,7 +109,6 @@ std::string why_not(feature what) {
     case feature::forkserver:
     case feature::parent_death:
     case feature::cancel:
-    case feature::kill_tree:
     case feature::memory:
     case feature::memory_growth:
     case feature::decorator:
@@ -98,6 +116,10 @@ std::string why_not(feature what) {
     case feature::memory_address_space:
       if (address_space_limit_holds()) return {};
       return "this system does not enforce a limit on address space (RLIMIT_AS)";
+    case feature::kill_tree:
+      return "nothing marks a process here for good: one that has left the session of its call is not known any more "
+             "when "
+             "the processes between it and the call have ended";
     case feature::memory_tree:
       return why_no_memory_bound();
     case feature::process_count:
@@ -109,8 +131,9 @@ std::string why_not(feature what) {
 const char* memory_limit_caveat() noexcept {
   return "no limit of this system's kernel bounds the memory of a call: the child's footprint is sampled every 1 to 50 "
          "ms, the more often the nearer it is, and the child is ended when it is above. It may overshoot by what it "
-         "takes in a millisecond, some 8 MiB, and by what it takes while the caller gets no processor. An allocation is "
-         "never refused.";
+         "takes in a millisecond, some 8 MiB, and by what it takes while the caller gets no processor. An allocation "
+         "is "
+         "never refused. What a forked child reads of its parent's memory counts as its own.";
 }
 
 std::string why_no_process_bound() { return "this system counts the processes of a user, not those of a call"; }
@@ -141,6 +164,14 @@ std::optional<process_accounts> accounts_of(pid_t process) noexcept {
   if (::proc_pid_rusage(process, RUSAGE_INFO_V4, reinterpret_cast<rusage_info_t*>(&info)) != 0) return std::nullopt;
   return process_accounts{info.ri_phys_footprint, info.ri_lifetime_max_phys_footprint,
                           from_mach_time(info.ri_user_time), from_mach_time(info.ri_system_time)};
+}
+
+std::int64_t beginning_of(pid_t process) noexcept {
+  proc_bsdinfo info{};
+  constexpr std::uint64_t zombies_too = 1;
+  if (::proc_pidinfo(process, PROC_PIDTBSDINFO, zombies_too, &info, sizeof info) != static_cast<int>(sizeof info))
+    return 0;
+  return static_cast<std::int64_t>(info.pbi_start_tvsec * 1'000'000 + info.pbi_start_tvusec);
 }
 
 mapped_memory mapped(pid_t process) {

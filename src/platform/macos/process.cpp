@@ -1,11 +1,13 @@
 // Starting, watching and ending one child.
 
+#include <libproc.h>
 #include <mach/vm_inherit.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/event.h>
 #include <sys/mman.h>
+#include <sys/proc_info.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -21,6 +23,7 @@
 #include "../contract.hpp"
 #include "accounting.hpp"
 #include "descriptors.hpp"
+#include "reaping.hpp"
 #include "tree.hpp"
 
 namespace pynisher::platform {
@@ -51,6 +54,14 @@ exit_status status_kept_by(int queue) {
   return from_wait_status(static_cast<int>(end.data));
 }
 
+bool is_shown(pid_t pid) noexcept {
+  const int last_error = errno;
+  proc_bsdinfo info{};
+  const bool shown = ::proc_pidinfo(pid, PROC_PIDTBSDINFO, 0, &info, sizeof info) > 0 || errno != ESRCH;
+  errno = last_error;
+  return shown;
+}
+
 /// Waits until a stop signal has taken effect or the process has ended; not for ever.
 void await_standstill(pid_t pid) {
   constexpr timespec pause{0, 100'000};
@@ -65,7 +76,13 @@ void await_standstill(pid_t pid) {
 
 void kill_and_reap(pid_t pid) {
   ::kill(pid, SIGKILL);
-  while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  reap(pid);
+}
+
+/// For as long as it takes.
+void await_end(const call_fd& end) {
+  pollfd ended{end.get(), POLLIN, 0};
+  while (end && ::poll(&ended, 1, -1) < 0 && errno == EINTR) {
   }
 }
 
@@ -105,6 +122,18 @@ int queue_end_of(pid_t process) noexcept {
   ::close(queue);
   errno = error;
   return -1;
+}
+
+pid_t reap(pid_t child, int* status, rusage* used) noexcept {
+  // Never by waiting in the kernel: where SIGCHLD is ignored that takes the child away by itself, and wakes nobody
+  // unless it was the last one.
+  timespec pause{0, 20'000};
+  for (;;) {
+    const pid_t reaped = ::wait4(child, status, WNOHANG, used);
+    if (reaped > 0 || (reaped < 0 && errno != EINTR)) return reaped;
+    ::nanosleep(&pause, nullptr);
+    pause.tv_nsec = std::min(2 * pause.tv_nsec, 1'000'000L);
+  }
 }
 
 // --- fork ---------------------------------------------------------------------------------------------------
@@ -189,7 +218,9 @@ child_process::woken_by child_process::wait(const doorbell& bell, const doorbell
 
 bool child_process::has_ended() const noexcept {
   pollfd ended{pidfd_.get(), POLLIN, 0};
-  return !pidfd_ || ::poll(&ended, 1, 0) > 0;
+  if (!pidfd_ || ::poll(&ended, 1, 0) > 0) return true;
+  // No thread of it runs any more when the kernel shows it no more, which is some time before it tells of its end.
+  return !is_shown(pid_);
 }
 
 void child_process::send(int signal) const noexcept {
@@ -227,14 +258,14 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
   const std::uint64_t peak = has_ended() ? 0 : peak_of(pid_);
   send(SIGKILL);
 
+  await_end(pidfd_);
+  // Before it is reaped: until then nobody else can have its number, nor a session of that.
+  if (whole_tree && mark.value != 0 && region.orderly.load(std::memory_order_acquire) == 0) kill_session(pid_);
+
   int status = 0;
   rusage used{};
-  pid_t reaped = 0;
-  do reaped = ::wait4(pid_, &status, 0, &used);
-  while (reaped < 0 && errno == EINTR);
-
   exit_status result;
-  if (reaped == pid_) {
+  if (reap(pid_, &status, &used) == pid_) {
     result = from_wait_status(status);
     result.usage_known = true;
     result.usage.user_time = from_timeval(used.ru_utime);
@@ -243,14 +274,10 @@ exit_status child_process::end(bool whole_tree, const call_mark& mark, const det
     result.usage.page_faults = static_cast<std::uint64_t>(used.ru_minflt + used.ru_majflt);
   } else {
     // SIGCHLD is ignored, or a handler of the application's was faster; or it was another's child, who is gone.
-    pollfd end{pidfd_.get(), POLLIN, 0};
-    while (pidfd_ && ::poll(&end, 1, -1) < 0 && errno == EINTR) {
-    }
     if (pidfd_) result = status_kept_by(pidfd_.get());
     if (cpu_before_end) result.usage.user_time = *cpu_before_end;
   }
   result.peak_before_kill = peak;
-  if (whole_tree && mark.value != 0 && region.orderly.load(std::memory_order_acquire) == 0) kill_session(pid_);
   tell_watch_gone(pid_);
   result.server_lost = parent_ != nullptr;
   pid_ = -1;

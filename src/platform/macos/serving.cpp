@@ -7,7 +7,6 @@
 #include <sys/param.h>
 #include <sys/proc.h>
 #include <sys/proc_info.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -17,6 +16,7 @@
 
 #include "../contract.hpp"
 #include "descriptors.hpp"
+#include "reaping.hpp"
 #include "tree.hpp"
 
 namespace pynisher::platform {
@@ -43,8 +43,7 @@ void end_own_child(pid_t child, const unique_fd& end) noexcept {
     constexpr int patience_ms = 2000;
     if (!has_ended(patience_ms)) return;
   }
-  while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  reap(child);
 }
 
 bool is_stopped(pid_t process) noexcept {
@@ -55,6 +54,7 @@ bool is_stopped(pid_t process) noexcept {
 
 std::optional<std::string> shown_name_of(pid_t process) {
   char name[2 * MAXCOMLEN + 1] = {};
+  errno = 0;
   const int size = ::proc_name(process, name, sizeof name);
   if (size <= 0) return errno == ESRCH ? std::nullopt : std::optional<std::string>("");
   return std::string(name, static_cast<std::size_t>(size));

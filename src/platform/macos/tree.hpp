@@ -12,8 +12,8 @@
 
 namespace pynisher::platform {
 
-/// SIGKILL to all descendants of `pid`, found by ancestry. Returns how many there were.
-int kill_descendants(pid_t pid) noexcept;
+/// SIGKILL to all descendants of `pid`, which stands still, or does what calls this: found by ancestry.
+void kill_descendants(pid_t pid) noexcept;
 /// SIGKILL to all processes of a session, again and again until none is left, or for a second.
 void kill_session(pid_t leader) noexcept;
 
