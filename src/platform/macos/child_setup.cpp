@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
@@ -86,9 +87,9 @@ std::uintptr_t stack_pointer(const void* context) {
 #endif
 }
 
-/// By the kernel for something that the thread did; of most signals what was sent has another code. SIGSEGV, SIGBUS and
-/// SIGILL always look like this here.
-bool is_fault(const siginfo_t& info) { return info.si_code > 0 && info.si_code < SI_USER; }
+/// By the kernel for something that the thread did. SIGSEGV, SIGBUS and SIGILL always look like this here; others that
+/// are sent have no code, but `abort` sends with whatever code the kernel has told this process last.
+bool is_fault(const siginfo_t& info) { return info.si_signo != SIGABRT && info.si_code > 0 && info.si_code < SI_USER; }
 
 /// A fault next to the stack pointer has hit the end of the stack: the stack itself is mapped.
 bool is_stack_overflow(int signal, const siginfo_t& info, const void* context) {
@@ -157,7 +158,8 @@ int watch_for_crashes() noexcept {
 
 // --- limits ----------------------------------------------------------------------------------------------------
 
-/// The parent looks at the CPU time to the nanosecond; this ends the child should the parent be gone.
+/// The parent looks at the CPU time to the nanosecond; this is for a child that nobody looks at, and that heeds
+/// SIGXCPU.
 void limit_cpu(std::chrono::nanoseconds limit) noexcept {
   must(start_stage::cpu_limit, tighten(RLIMIT_CPU, static_cast<std::uint64_t>(limit.count() / 1'000'000'000) + 2));
 }
@@ -285,9 +287,11 @@ void on_exit() {
 
 void catch_exits(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int code)) noexcept { ::atexit(on_exit); }
 
-// A handler cannot be taken back here.
+// Once for all children: a handler cannot be taken back here, and this one does nothing but in a call's child. Not in
+// the child, where another thread's `atexit` may have left its lock locked for good.
 bool catch_exits_of_next_child(void (* /*at_exit*/)(int code), void (* /*at_quick_exit*/)(int code)) noexcept {
-  return false;
+  static const bool registered = ::atexit(on_exit) == 0;
+  return registered;
 }
 
 void note_usage(detail::reply_region& region) noexcept {
@@ -330,7 +334,12 @@ std::string shown_name() {
   return name;
 }
 
-void show_as_thread(const std::string& name) noexcept { ::pthread_setname_np(name.c_str()); }
+void show_as_thread(const std::string& name) noexcept {
+  // A longer one is refused.
+  char shown[64];
+  ::strlcpy(shown, name.c_str(), sizeof shown);
+  ::pthread_setname_np(shown);
+}
 
 pid_t process_number() noexcept { return ::getpid(); }
 std::int64_t process_identity() noexcept { return process_number(); }
