@@ -43,10 +43,13 @@ int arrange_descriptors(const int* descriptors, std::size_t count, bool with_out
   for (int fd = first + static_cast<int>(count); fd < ::getdtablesize(); ++fd) ::fcntl(fd, F_SETFD, FD_CLOEXEC);
   const int nothing = ::open("/dev/null", O_RDWR | O_CLOEXEC);
   for (int fd = 0; fd < (with_output ? 1 : first); ++fd) {
-    if (nothing >= 0) {
-      ::dup2(nothing, fd);
-    } else {
+    if (nothing < 0) {
       ::close(fd);
+    } else if (fd == nothing) {
+      // Its own number, where the program has closed that: dup2 would leave it to be closed by exec.
+      ::fcntl(fd, F_SETFD, 0);
+    } else {
+      ::dup2(nothing, fd);
     }
   }
   return 0;
