@@ -14,6 +14,23 @@ endfunction()
 
 find_package(Threads REQUIRED)
 
+# What libc++ keeps behind a switch before its version 20, that of Xcode 16 among them; what is older has none of it.
+if(APPLE)
+  include(CheckCXXSourceCompiles)
+  block()
+    set(CMAKE_CXX_STANDARD 20)
+    set(source "#include <stop_token>\nint main() { return std::stop_token().stop_requested() ? 1 : 0; }")
+    check_cxx_source_compiles("${source}" PYNISHER_HAS_STOP_TOKEN)
+    if(NOT PYNISHER_HAS_STOP_TOKEN)
+      set(CMAKE_REQUIRED_DEFINITIONS -D_LIBCPP_ENABLE_EXPERIMENTAL)
+      check_cxx_source_compiles("${source}" PYNISHER_HAS_EXPERIMENTAL_STOP_TOKEN)
+      if(NOT PYNISHER_HAS_EXPERIMENTAL_STOP_TOKEN)
+        message(FATAL_ERROR "pynisher needs std::stop_token: Xcode 16 or later, or the clang of Homebrew's llvm")
+      endif()
+    endif()
+  endblock()
+endif()
+
 # Boost's own package file, where CMake no longer brings one.
 if(POLICY CMP0167)
   cmake_policy(SET CMP0167 NEW)
