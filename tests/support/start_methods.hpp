@@ -58,11 +58,20 @@ inline std::string method_name(pynisher::start_method method) {
   return "unknown";
 }
 
-/// Those by which something can be started. An emulator of another machine's kernel lacks some of what `supports` asks
-/// for, and may be unable to start a program of that machine again: there, and only there, each is tried.
+/// An emulator of another machine's kernel lacks some of what `supports` asks for.
+inline bool is_emulated() {
+#if defined(__linux__)
+  return !pynisher::supports("kill_tree");
+#else
+  return false;
+#endif
+}
+
+/// Those by which something can be started. An emulator may be unable to start a program of the other machine again:
+/// there, and only there, each is tried.
 inline std::vector<pynisher::start_method> usable_start_methods() {
   auto methods = pynisher::start_methods();
-  if (pynisher::supports("kill_tree")) return methods;
+  if (!is_emulated()) return methods;
   std::erase_if(methods, [](pynisher::start_method method) {
     const auto nothing = pynisher::limit(+[] {}, {.context = method, .warnings = false});
     return nothing.try_call().verdict() == pynisher::verdict::start_failed;
