@@ -28,6 +28,7 @@ struct made_up_system {
   std::map<pid_t, made_up_process> processes;
   std::vector<pid_t> zombies;
   pid_t next = 90000;
+  int stops = 0;
   int pauses = 0;
   int born_in_pauses = 0;  ///< by the first of the session that lives then
   pid_t busy_session = 0;
@@ -56,6 +57,7 @@ struct made_up_system {
     return found == processes.end() ? -1 : found->second.session;
   }
   void stop(pid_t pid) {
+    ++stops;
     if (processes.at(pid).in_reach) processes.at(pid).is_stopped = true;
   }
   bool kill(pid_t pid) {
@@ -114,6 +116,7 @@ TEST(Descendants, ThatWereBeingMadeAreEndedToo) {
   end_descendants(system, root, room.list);
   EXPECT_EQ(alive(system), (std::set<pid_t>{root}));
   EXPECT_EQ(system.zombies.size(), 4u);
+  EXPECT_EQ(system.stops, 4) << "each is asked again, and stopped once";
 }
 
 TEST(Descendants, AreAllStoppedBeforeTheFirstIsKilled) {
