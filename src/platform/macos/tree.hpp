@@ -4,7 +4,7 @@
 // in that session, or descends from the child while it lives, is found. A daemon that leaves the session and whose
 // parent has ended is not: nothing on this system marks a process for good.
 //
-// System calls and the stack only: crash handlers and the death watch use it.
+// System calls only: crash handlers and the death watch use it.
 
 #include <sys/types.h>
 
