@@ -129,9 +129,9 @@ TEST(WindowsWaits, EndBeforeTheirTimeWhereTicksAreTooCoarseAndAtItWhereTheyAreFi
   const timed_wait of_an_hour(platform::clock::now() + 1h);
   EXPECT_FALSE(of_an_hour.is_fine());
   EXPECT_LE(of_an_hour.milliseconds(), 3'600'000u - 32u);
-  const timed_wait near(platform::clock::now() + 20ms);
-  EXPECT_TRUE(near.is_fine() || near.milliseconds() == 0);
-  EXPECT_LE(near.milliseconds(), 20u);
+  const timed_wait soon(platform::clock::now() + 20ms);
+  EXPECT_TRUE(soon.is_fine() || soon.milliseconds() == 0);
+  EXPECT_LE(soon.milliseconds(), 20u);
 }
 
 TEST(WindowsJobs, ThisProcessIsCounted) {
