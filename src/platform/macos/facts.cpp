@@ -118,8 +118,7 @@ std::string why_not(feature what) {
       return "this system does not enforce a limit on address space (RLIMIT_AS)";
     case feature::kill_tree:
       return "nothing marks a process here for good: one that has left the session of its call is not known any more "
-             "when "
-             "the processes between it and the call have ended";
+             "when the processes between it and the call have ended";
     case feature::memory_tree:
       return why_no_memory_bound();
     case feature::process_count:
@@ -132,8 +131,7 @@ const char* memory_limit_caveat() noexcept {
   return "no limit of this system's kernel bounds the memory of a call: the child's footprint is sampled every 1 to 50 "
          "ms, the more often the nearer it is, and the child is ended when it is above. It may overshoot by what it "
          "takes in a millisecond, some 8 MiB, and by what it takes while the caller gets no processor. An allocation "
-         "is "
-         "never refused. What a forked child reads of its parent's memory counts as its own.";
+         "is never refused. What a forked child reads of its parent's memory counts as its own.";
 }
 
 std::string why_no_process_bound() { return "this system counts the processes of a user, not those of a call"; }

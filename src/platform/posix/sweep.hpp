@@ -3,9 +3,14 @@
 // Ending processes that come and go while they are looked for, on a system that says who is whose child and who is in
 // which session: the logic alone. `System` is the system, or a test's.
 //
-//   std::size_t children_of(pid_t parent, pid_t* to, std::size_t room)   all(pid_t* to, std::size_t room): how many
-//   there are pid_t session_of(pid_t)      of the dead: none that is anybody's void stop(pid_t)   bool kill(pid_t)
-//   false: it is not there, or out of reach void pause()                 for a moment
+// clang-format off
+//   std::size_t children_of(pid_t parent, pid_t* to, std::size_t room)   how many there are
+//   std::size_t all(pid_t* to, std::size_t room)                         how many there are
+//   pid_t session_of(pid_t)                                              of the dead: none that is anybody's
+//   void stop(pid_t)
+//   bool kill(pid_t)                                                     false: it is not there, or out of reach
+//   void pause()                                                         for a moment
+// clang-format on
 
 #include <sys/types.h>
 
