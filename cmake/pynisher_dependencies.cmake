@@ -6,6 +6,7 @@ function(pynisher_need found what)
     message(FATAL_ERROR
       "pynisher needs ${what}. One of these installs all that it needs:\n"
       "  apt install  libboost1.81-dev libcereal-dev libfmt-dev\n"
+      "               # Debian 13: libboost-dev; where there is libboost-process-dev: that\n"
       "  dnf install  boost-devel cereal-devel fmt-devel\n"
       "  brew install boost cereal fmt\n"
       "  vcpkg install boost-interprocess boost-process cereal fmt")
@@ -35,8 +36,20 @@ endif()
 if(POLICY CMP0167)
   cmake_policy(SET CMP0167 NEW)
 endif()
-find_package(Boost 1.81 QUIET)
+find_package(Boost 1.81 QUIET OPTIONAL_COMPONENTS process)
 pynisher_need("${Boost_FOUND}" "Boost 1.81 or later")
+
+# Boost.Process: headers, if asked to be, whose paths are then the standard's; and since 1.86 a library, which is linked
+# and says for itself what its paths are.
+if(Boost_VERSION VERSION_LESS 1.86)
+  set(pynisher_boost_process_library "")
+  set(pynisher_boost_process_definitions BOOST_PROCESS_V2_HEADER_ONLY=1 BOOST_PROCESS_USE_STD_FS=1)
+else()
+  pynisher_need("${Boost_process_FOUND}"
+    "Boost.Process as a library, which ${Boost_DIR} (Boost ${Boost_VERSION}) has not")
+  set(pynisher_boost_process_library Boost::process)
+  set(pynisher_boost_process_definitions "")
+endif()
 
 find_package(fmt QUIET)
 pynisher_need("${fmt_FOUND}" "fmt")

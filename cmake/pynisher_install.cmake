@@ -13,6 +13,12 @@ install(TARGETS pynisher EXPORT pynisher_targets
   INCLUDES DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(EXPORT pynisher_targets NAMESPACE pynisher:: DESTINATION "${pynisher_package_dir}")
 
+# A static library leaves what it needs to its users, who need the Boost that it was compiled for.
+get_target_property(pynisher_type pynisher TYPE)
+set(pynisher_boost_dependency "")
+if(pynisher_type STREQUAL "STATIC_LIBRARY" AND pynisher_boost_process_library)
+  set(pynisher_boost_dependency "find_dependency(Boost ${Boost_VERSION} EXACT CONFIG COMPONENTS process)\n")
+endif()
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/pynisher_config.cmake.in"
   "${PROJECT_BINARY_DIR}/pynisher-config.cmake"
   INSTALL_DESTINATION "${pynisher_package_dir}"

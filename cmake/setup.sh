@@ -45,6 +45,8 @@ missing compiler
 #endif
 #if !defined(BOOST_VERSION) || BOOST_VERSION < 108100
 missing boost
+#elif BOOST_VERSION >= 108600
+linked boost
 #endif
 #if !__has_include(<cereal/cereal.hpp>)
 missing cereal
@@ -81,7 +83,11 @@ missing_of() {
     if [ -z "$cxx" ]; then
       echo compiler
     elif [ -z "${CMAKE_TOOLCHAIN_FILE:-}" ]; then
-      probe | $cxx -std=c++20 -E -P -x c++ - 2>/dev/null | sed -n 's/^missing //p'
+      answers=$(probe | $cxx -std=c++20 -E -P -x c++ - 2>/dev/null) || true
+      echo "$answers" | sed -n 's/^missing //p'
+      case $answers in
+        *'linked boost'*) echo 'int main() {}' | $cxx -x c++ - -o build/probe -lboost_process >/dev/null 2>&1 || echo boost ;;
+      esac
     fi
     cmake --version 2>/dev/null | awk '
       NR == 1 { split($3, v, "."); new = v[1] > 3 || (v[1] == 3 && v[2] >= 25) }
@@ -99,13 +105,13 @@ debian_package() {
     compiler) echo g++ ;;
     cmake) echo cmake ;;
     ninja) echo ninja-build ;;
-    # Debian 12 has two; its default is too old. Later releases have a default that is new enough.
+    # Debian 12 has two; its default is too old. Later releases have a default that is new enough, first without and then
+    # with a library of Boost.Process.
     boost)
-      if LC_ALL=C apt-cache policy libboost1.81-dev 2>/dev/null | grep -q 'Candidate: [0-9]'; then
-        echo libboost1.81-dev
-      else
-        echo libboost-dev
-      fi
+      for package in libboost1.81-dev libboost-process-dev libboost-dev; do
+        LC_ALL=C apt-cache policy $package 2>/dev/null | grep -q 'Candidate: [0-9]' && break
+      done
+      echo $package
       ;;
     cereal) echo libcereal-dev ;;
     fmt) echo libfmt-dev ;;
@@ -125,7 +131,8 @@ give_up() {
 C++20, CMake 3.25, ninja, Boost 1.81 (or later) and some libraries are needed. One of these installs them all:
 
   apt-get install g++ cmake ninja-build libboost1.81-dev libcereal-dev libfmt-dev zlib1g-dev libxml2-dev libpng-dev \
-      libgtest-dev libgmock-dev libbenchmark-dev            # libboost-dev where there is no libboost1.81-dev
+      libgtest-dev libgmock-dev libbenchmark-dev
+      # where there is no libboost1.81-dev: libboost-process-dev; where there is none of that either: libboost-dev
   dnf install gcc-c++ cmake ninja-build boost-devel cereal-devel fmt-devel zlib-devel libxml2-devel libpng-devel \
       gtest-devel gmock-devel google-benchmark-devel
   brew install cmake ninja boost cereal fmt zlib libxml2 libpng googletest google-benchmark

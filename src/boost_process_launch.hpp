@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#define BOOST_PROCESS_V2_HEADER_ONLY 1
 #include <boost/asio/io_context.hpp>
 #include <boost/process/v2/posix/vfork_launcher.hpp>
 #include <boost/process/v2/process.hpp>

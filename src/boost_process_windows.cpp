@@ -4,8 +4,6 @@
 #include <boost/optional.hpp>
 #include <boost/type_traits/is_convertible.hpp>
 
-#define BOOST_PROCESS_V2_HEADER_ONLY 1
-#define BOOST_PROCESS_USE_STD_FS 1
 #include <boost/asio/io_context.hpp>
 #include <boost/process/v2/process.hpp>
 
@@ -70,7 +68,7 @@ class start_in_job {
         environment_(std::move(environment)) {}
 
   template <class Launcher>
-  boost::system::error_code on_setup(Launcher& launcher, const std::filesystem::path&, std::wstring& command_line) {
+  boost::system::error_code on_setup(Launcher& launcher, const process_v2::filesystem::path&, std::wstring& command_line) {
     command_line = platform::own_command_line();
     SIZE_T size = 0;
     ::InitializeProcThreadAttributeList(nullptr, 2, 0, &size);
@@ -79,15 +77,20 @@ class start_in_job {
     if (::InitializeProcThreadAttributeList(list, 2, 0, &size) == 0) return last_error();
     constexpr DWORD_PTR handle_list = 0x00020002, job_list = 0x0002000D;
     auto& inherited = handles_.list();
-    if (::UpdateProcThreadAttribute(list, 0, handle_list, inherited.data(), inherited.size() * sizeof(HANDLE), nullptr,
-                                    nullptr) == 0 ||
-        ::UpdateProcThreadAttribute(list, 0, job_list, &job_, sizeof job_, nullptr, nullptr) == 0) {
-      return last_error();
+    if (::UpdateProcThreadAttribute(list, 0, job_list, &job_, sizeof job_, nullptr, nullptr) == 0) return last_error();
+    launcher.startup_info.lpAttributeList = list;
+    if constexpr (requires { launcher.inherited_handles; }) {
+      // Since Boost 1.88: put on the list by the launcher.
+      launcher.inherited_handles = inherited;
+    } else {
+      launcher.inherit_handles = true;
+      if (::UpdateProcThreadAttribute(list, 0, handle_list, inherited.data(), inherited.size() * sizeof(HANDLE), nullptr,
+                                      nullptr) == 0) {
+        return last_error();
+      }
     }
-    launcher.inherit_handles = true;
     launcher.creation_flags |= CREATE_UNICODE_ENVIRONMENT;
     launcher.environment = environment_.data();
-    launcher.startup_info.lpAttributeList = list;
     auto& standard = launcher.startup_info.StartupInfo;
     standard.dwFlags |= STARTF_USESTDHANDLES;
     standard.hStdInput = input_;
@@ -97,7 +100,7 @@ class start_in_job {
   }
 
   template <class Launcher>
-  void on_success(Launcher& launcher, const std::filesystem::path&, std::wstring&) {
+  void on_success(Launcher& launcher, const process_v2::filesystem::path&, std::wstring&) {
     const HANDLE self = ::GetCurrentProcess();
     HANDLE copy = nullptr;
     if (::DuplicateHandle(self, launcher.process_information.hProcess, self, &copy, 0, FALSE, DUPLICATE_SAME_ACCESS) == 0) {
@@ -169,7 +172,7 @@ program_started start_program(program_role role, std::span<const int> descriptor
   try {
     boost::asio::io_context context;
     process_v2::windows::default_launcher launcher;
-    auto started = launcher(context.get_executor(), error, std::filesystem::path(platform::own_image_path()),
+    auto started = launcher(context.get_executor(), error, process_v2::filesystem::path(platform::own_image_path()),
                             std::vector<std::wstring>(), how);
     if (!error) static_cast<void>(started.detach());
   } catch (const boost::system::system_error& e) {

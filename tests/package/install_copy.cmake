@@ -1,5 +1,5 @@
 # Installs a built library, moves the copy, and looks for traces of where and how it was built:
-#   cmake -DBINARY= -DCONFIG= -DPREFIX= -DSOURCE= -P install_copy.cmake
+#   cmake -DBINARY= -DCONFIG= -DPREFIX= -DSOURCE= -DOF_BOOST=<what of Boost nobody is to know> -P install_copy.cmake
 
 file(REMOVE_RECURSE "${PREFIX}" "${PREFIX}.first")
 execute_process(
@@ -16,7 +16,7 @@ if(NOT package_files)
 endif()
 foreach(file IN LISTS package_files)
   file(READ "${file}" text)
-  foreach(trace "${SOURCE}/" "${BINARY}/" "${PREFIX}" "pynisher_warnings" "Boost" "GTest" "benchmark" "-fsanitize")
+  foreach(trace "${SOURCE}/" "${BINARY}/" "${PREFIX}" "pynisher_warnings" "${OF_BOOST}" "GTest" "benchmark" "-fsanitize")
     string(FIND "${text}" "${trace}" place)
     if(NOT place EQUAL -1)
       message(SEND_ERROR "${file} speaks of ${trace}")
