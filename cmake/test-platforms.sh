@@ -225,7 +225,7 @@ done
 
 # In processes of their own, as everything that may end one.
 (need compiler cmake ninja boost cereal fmt gtest gmock) || (cannot "anything: this machine cannot build") || exit 77
-(tool "anything: headers of the libraries are missing" "gathering headers" cmake -DINCLUDE=/usr/include \
+(tool "anything: what is installed of the libraries is not all headers" "gathering headers" cmake -DINCLUDE=/usr/include \
   -DGOOGLETEST=/usr/src/googletest "-DTO=$headers" -P "$platforms/header_packages.cmake") || exit 77
 
 failed=

@@ -20,6 +20,10 @@ file(STRINGS "${INCLUDE}/boost/version.hpp" version REGEX "#define BOOST_VERSION
 string(REGEX REPLACE "[^0-9]" "" version "${version}")
 math(EXPR major "${version} / 100000")
 math(EXPR minor "${version} / 100 % 1000")
+if("${major}.${minor}" VERSION_GREATER_EQUAL 1.86)
+  message(FATAL_ERROR "Boost ${major}.${minor} is not all headers: its Process would have to be built for the other platform, "
+    "and be told to CMake by Boost_DIR. An older Boost's headers do.")
+endif()
 
 function(package name version targets)
   set(folder "${TO}/lib/cmake/${name}")
