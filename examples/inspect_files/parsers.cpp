@@ -109,7 +109,9 @@ class xml_complaints {
   const std::string& first() const { return first_; }
 
  private:
-  static void note(void* self, xmlError* error) {
+  /// `Error` is const since libxml2 2.12.
+  template <class Error>
+  static void note(void* self, Error* error) {
     auto& complaints = *static_cast<xml_complaints*>(self);
     if (error->code == XML_ERR_NO_MEMORY) complaints.out_of_memory_ = true;
     if (complaints.first_.empty() && error->level >= XML_ERR_ERROR && error->message != nullptr) {
