@@ -164,7 +164,9 @@ std::uint64_t peak_of(pid_t process) noexcept {
 void note_usage(detail::reply_region& region) noexcept {
   FILETIME created, ended, kernel, user;
   if (::GetProcessTimes(::GetCurrentProcess(), &created, &ended, &kernel, &user) != 0) {
-    region.user_ns.store(static_cast<std::uint64_t>(from_file_time(user).count()), std::memory_order_relaxed);
+    // What calls within this one have used is its own, as it is of a process that has waited for its children elsewhere.
+    const auto used = from_file_time(user) + cpu_of_ended_children();
+    region.user_ns.store(static_cast<std::uint64_t>(used.count()), std::memory_order_relaxed);
     region.system_ns.store(static_cast<std::uint64_t>(from_file_time(kernel).count()), std::memory_order_relaxed);
   }
   if (const auto counts = counts_of(::GetCurrentProcess())) {
