@@ -166,7 +166,7 @@ start_wine() {
 
 test_windows() {
   packages x86_64-w64-mingw32-g++-posix Windows g++-mingw-w64-x86-64-posix
-  configure_for windows windows -DPYNISHER_BUILD_BENCHMARKS=ON
+  configure_for windows windows -DPYNISHER_BUILD_BENCHMARKS=ON -DPYNISHER_TEST_TIMEOUT_FACTOR=4
   build_for windows
   packages wine 'Windows, which is built and not run' wine64 wine
   prepare_wine

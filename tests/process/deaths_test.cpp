@@ -1,38 +1,32 @@
 // How deaths are reported: the table of the contract, each row without limits and with all of them.
 
-#include <fcntl.h>
-
-#include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <functional>
 #include <new>
-#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <tuple>
 #include <vector>
 
 #include <gmock/gmock.h>
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/reported_deaths.hpp"
+#include "support/functions.hpp"
 #include "support/outcomes.hpp"
-#include "support/scenarios.hpp"
 #include "support/suites.hpp"
 
 namespace {
 
 using namespace std::chrono_literals;
 using namespace pynisher::literals;
-using pynisher::ExitException;
 using pynisher::limit;
 using pynisher::SignalException;
 using pynisher::verdict;
-using support::EndedAs;
 using support::FailedWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -44,107 +38,52 @@ void throw_bad_alloc() { throw std::bad_alloc(); }
 void throw_through_noexcept() noexcept { throw_out_of_range(); }
 void throw_in_a_thread() {
   std::thread(throw_out_of_range).join();
-  ::_exit(96);
+  std::_Exit(96);
 }
 void bad_alloc_through_noexcept() noexcept { throw_bad_alloc(); }
 void bad_alloc_in_a_thread() {
   std::thread(throw_bad_alloc).join();
-  ::_exit(96);
+  std::_Exit(96);
 }
 void terminate_without_exception() { std::terminate(); }
 void segfault_in_a_thread() {
   std::thread(support::write_to_null).join();
-  ::_exit(96);
+  std::_Exit(96);
 }
 void overflow() { support::overflow_the_stack(0); }
 void divide() { support::divide_by_zero(); }
-void be_killed() { support::signal_self(SIGKILL); }
-void be_killed_by_a_child() {
-  if (::fork() == 0) {
-    ::kill(::getppid(), SIGKILL);
-    ::_exit(0);
-  }
-  support::sleep_forever();
-}
-void be_terminated() { support::signal_self(SIGTERM); }
 void exit_0() { std::exit(0); }
 void exit_3() { std::exit(3); }
-void underscore_exit_0() { ::_exit(0); }
-void underscore_exit_200() { ::_exit(200); }
-void quick_exit_0() { std::quick_exit(0); }
-void quick_exit_4() { std::quick_exit(4); }
+void underscore_exit_0() { std::_Exit(0); }
+void underscore_exit_200() { std::_Exit(200); }
 void exit_in_a_thread() {
   std::thread(exit_3).join();
   support::sleep_forever();
 }
-void exit_137() { ::_exit(137); }
+void exit_137() { std::_Exit(137); }
 
-struct death {
-  const char* name;
-  void (*function)();
-  verdict expected;
-  int number;  ///< signal or exit code
-  bool crash = false;
-
-  friend void PrintTo(const death& how, std::ostream* os) { *os << how.name; }
-};
-
-const death deaths[] = {
+const support::death deaths[] = {
     {"Segfault", support::write_to_null, verdict::signalled, SIGSEGV, true},
     {"SegfaultInAThread", segfault_in_a_thread, verdict::signalled, SIGSEGV, true},
     {"StackOverflow", overflow, verdict::signalled, SIGSEGV, true},
     {"DivisionByZero", divide, verdict::signalled, SIGFPE, true},
-    {"BusError", support::read_past_end_of_file, verdict::signalled, SIGBUS, true},
     {"IllegalInstruction", support::illegal_instruction, verdict::signalled, SIGILL, true},
     {"Abort", std::abort, verdict::signalled, SIGABRT, true},
     {"TerminateWithoutException", terminate_without_exception, verdict::signalled, SIGABRT, true},
-    {"SigkillByItself", be_killed, verdict::signalled, SIGKILL},
-    {"SigkillByAnother", be_killed_by_a_child, verdict::signalled, SIGKILL},
-    {"Sigterm", be_terminated, verdict::signalled, SIGTERM},
     {"Exit0", exit_0, verdict::exited, 0},
     {"Exit3", exit_3, verdict::exited, 3},
     {"UnderscoreExit0", underscore_exit_0, verdict::exited, 0},
     {"UnderscoreExit200", underscore_exit_200, verdict::exited, 200},
-    {"QuickExit0", quick_exit_0, verdict::exited, 0},
-    {"QuickExit4", quick_exit_4, verdict::exited, 4},
     {"ExitInAThread", exit_in_a_thread, verdict::exited, 3},
     // An exit code is an exit code, though a shell would report SIGKILL by the same number.
     {"Exit137", exit_137, verdict::exited, 137},
 };
 
-using row = std::tuple<pynisher::start_method, death>;
+class Deaths : public support::reported_deaths {};
+FOR_EACH_START_METHOD_AND_DEATH(Deaths, deaths);
 
-class Deaths : public ::testing::TestWithParam<row> {
- protected:
-  static void check(const death& how, pynisher::options limits) {
-    limits.context = std::get<0>(GetParam());
-    limits.warnings = false;
-    const auto ended = limit(how.function, limits).try_call();
-    EXPECT_THAT(ended, EndedAs(how.expected));
-    if (how.expected == verdict::signalled) {
-      EXPECT_THAT(ended, FailedWith<SignalException>([&](auto& e) { EXPECT_EQ(e.signal(), how.number); }));
-    } else {
-      EXPECT_THAT(ended, FailedWith<ExitException>([&](auto& e) { EXPECT_EQ(e.exit_code(), how.number); }));
-    }
-  }
-};
-
-INSTANTIATE_TEST_SUITE_P(
-    By, Deaths, ::testing::Combine(::testing::ValuesIn(pynisher::start_methods()), ::testing::ValuesIn(deaths)),
-    [](const auto& r) { return support::method_name(std::get<0>(r.param)) + "_" + std::get<1>(r.param).name; });
-
-TEST_P(Deaths, AreReportedForWhatTheyAreWithoutLimits) {
-  const death& how = std::get<1>(GetParam());
-  if (how.crash) SKIP_UNDER_SANITIZER("it turns crashes into reports and exits");
-  check(how, {});
-}
-
-TEST_P(Deaths, AreReportedForWhatTheyAreUnderEveryLimit) {
-  const death& how = std::get<1>(GetParam());
-  if (how.crash) SKIP_UNDER_SANITIZER("it turns crashes into reports and exits");
-  SKIP_UNLESS_SUPPORTED("memory");
-  check(how, {.memory = 256_MiB, .cpu_time = 60s, .wall_time = 60s});
-}
+TEST_P(Deaths, AreReportedForWhatTheyAreWithoutLimits) { expect_reported_without_limits(); }
+TEST_P(Deaths, AreReportedForWhatTheyAreUnderEveryLimit) { expect_reported_under_every_limit(); }
 
 // --- the rows that are about exceptions ---------------------------------------------------------------------------
 
@@ -218,7 +157,7 @@ TEST_P(StackOverflow, IsNamedInOtherThreadsToo) {
   const auto ended = limit(
                          [] {
                            std::thread(overflow).join();
-                           ::_exit(96);
+                           std::_Exit(96);
                          },
                          unlimited())
                          .try_call();
@@ -254,7 +193,7 @@ TEST_P(Evidence, ACrashAfterAnErrorOfAnotherKindIsACrash) {
   SKIP_UNLESS_SUPPORTED("memory");
   const auto ended = limit(
                          [] {
-                           if (::open("/no/such/file", O_RDONLY) < 0) support::write_to_null();
+                           if (std::fopen("/no/such/file", "r") == nullptr) support::write_to_null();
                          },
                          with({.memory = 64_MiB}))
                          .try_call();

@@ -1,7 +1,5 @@
 // An exception of the function arrives as what it was.
 
-#include <unistd.h>
-
 #include <any>
 #include <cerrno>
 #include <exception>
@@ -24,6 +22,7 @@
 
 #include "support/outcomes.hpp"
 #include "support/suites.hpp"
+#include "support/system.hpp"
 
 namespace tests {
 
@@ -130,7 +129,9 @@ TEST_P(Exceptions, SystemErrorsKeepCodeCategoryAndText) {
   const auto call = limit([] { throw std::system_error(ENOSPC, std::system_category(), "writing"); }, unlimited());
   EXPECT_THAT(call.try_call(), RaisedAs<std::system_error>([](const auto& e) {
                 EXPECT_EQ(e.code(), std::error_code(ENOSPC, std::system_category()));
-                EXPECT_EQ(e.code(), std::errc::no_space_on_device);
+                // Where the system's numbers are errno's.
+                const bool is_known = std::error_code(ENOSPC, std::system_category()) == std::errc::no_space_on_device;
+                EXPECT_EQ(e.code() == std::errc::no_space_on_device, is_known);
                 EXPECT_STREQ(e.what(), std::system_error(ENOSPC, std::system_category(), "writing").what());
               }));
   const auto generic =
@@ -282,7 +283,7 @@ TEST_P(Exceptions, TypesOfOneFunctionAreRegisteredWhenTheProgramSaysSo) {
 // -------------------------------------------------------------------------------------------------------------
 
 TEST_P(Exceptions, ExcinfoNamesTypeMessageAndProcess) {
-  const auto call = limit([] { throw std::invalid_argument("pid " + std::to_string(::getpid())); }, unlimited());
+  const auto call = limit([] { throw std::invalid_argument("pid " + std::to_string(support::own_pid())); }, unlimited());
   try {
     call();
     ADD_FAILURE();
@@ -290,7 +291,7 @@ TEST_P(Exceptions, ExcinfoNamesTypeMessageAndProcess) {
     EXPECT_EQ(e.excinfo().type_name, "std::invalid_argument");
     EXPECT_THAT(e.excinfo().message, StartsWith("pid "));
     EXPECT_EQ("pid " + std::to_string(e.excinfo().pid), e.excinfo().message);
-    EXPECT_NE(e.excinfo().pid, ::getpid());
+    EXPECT_NE(e.excinfo().pid, support::own_pid());
     EXPECT_THAT(e.excinfo().formatted, HasSubstr("std::invalid_argument"));
     EXPECT_THAT(e.excinfo().formatted, HasSubstr(e.excinfo().message));
     EXPECT_THAT(e.excinfo().formatted, HasSubstr(std::to_string(e.excinfo().pid)));

@@ -1,16 +1,9 @@
 // Calls that were started: results, waiting, cancellation, threads, many at once.
 
-#include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
-#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <stdexcept>
@@ -24,12 +17,9 @@
 
 #include <pynisher/pynisher.hpp>
 
-#include "support/descendants.hpp"
-#include "support/handshake.hpp"
-#include "support/helper_process.hpp"
+#include "support/functions.hpp"
 #include "support/outcomes.hpp"
 #include "support/processes.hpp"
-#include "support/scenarios.hpp"
 #include "support/suites.hpp"
 
 namespace {
@@ -52,22 +42,20 @@ TEST_P(InFlight, AValueComesWhenItIsAskedFor) {
   EXPECT_EQ(first.get(), 8);
 }
 
+int seven_when_permitted(const std::string& path) {
+  support::await_permission(path);
+  return 7;
+}
+
 TEST_P(InFlight, ComesBackWhileTheFunctionRuns) {
-  ONLY_BY_FORK("its callable has captures");
-  const support::shared_flag release;
-  auto pending = limit(
-                     [&release] {
-                       support::await_flag(*release);
-                       return 7;
-                     },
-                     with({}))
-                     .start();
+  const support::permission release;
+  auto pending = limit(seven_when_permitted, with({})).start(release.path());
   EXPECT_FALSE(pending.ready());
   EXPECT_FALSE(pending.wait_for(1ms));
   EXPECT_FALSE(pending.wait_until(std::chrono::system_clock::now() + 1ms));
   EXPECT_GT(pending.pid(), 0);
-  EXPECT_FALSE(support::is_gone(static_cast<pid_t>(pending.pid())));
-  release->store(true);
+  EXPECT_FALSE(support::is_gone(static_cast<support::process_id>(pending.pid())));
+  release.give();
   pending.wait();
   EXPECT_TRUE(pending.ready());
   EXPECT_TRUE(pending.wait_for(0s));
@@ -80,7 +68,7 @@ TEST_P(InFlight, ThrowsWhatThePlainCallWould) {
   EXPECT_THROW(static_cast<void>(thrown.get()), std::domain_error);
   auto late = limit(sleep_forever, with({.wall_time = 20ms})).start();
   EXPECT_THROW(late.get(), pynisher::WallTimeoutException);
-  auto crashed = limit([] { ::raise(SIGSEGV); }, with({})).start();
+  auto crashed = limit(support::end_by_a_signal, with({})).start();
   EXPECT_THROW(crashed.get(), pynisher::SignalException);
 }
 
@@ -91,7 +79,7 @@ TEST_P(InFlight, AMemoryLimitHolds) {
 }
 
 TEST_P(InFlight, AnOutcomeNamesTheCall) {
-  auto pending = limit([](int, const std::string&) { ::_exit(4); }, with({})).start(3, "text");
+  auto pending = limit([](int, const std::string&) { std::_Exit(4); }, with({})).start(3, "text");
   const auto ended = pending.get_outcome();
   EXPECT_THAT(ended, support::EndedAs(verdict::exited));
   EXPECT_THAT(ended.explain(), ::testing::HasSubstr("(3, \"text\")"));
@@ -115,6 +103,18 @@ TEST_P(InFlight, ArgumentsAreNotNeededAfterTheStart) {
   EXPECT_EQ(pending->get(), std::string(5000, 'x') + std::string(3000, 'y'));
 }
 
+std::string joined(const std::string& one, const std::string& other) { return one + other; }
+
+TEST_P(InFlight, NeitherTheCallableNorItsArgumentsAreNeededAfterTheStart) {
+  std::optional<pynisher::call<std::string>> pending;
+  {
+    const auto join = limit(joined, with({}));
+    const std::string text(5000, 'x');
+    pending.emplace(join.start(text, std::string(3000, 'y')));
+  }
+  EXPECT_EQ(pending->get(), std::string(5000, 'x') + std::string(3000, 'y'));
+}
+
 TEST_P(InFlight, LargeResultsComeWhileNobodyWaits) {
   auto pending = limit([] { return std::vector<std::uint64_t>(4 << 20, 9); }, with({.wall_time = 1min})).start();
   pending.wait();
@@ -123,7 +123,7 @@ TEST_P(InFlight, LargeResultsComeWhileNobodyWaits) {
 
 TEST_P(InFlight, CancelEndsItAtOnce) {
   auto pending = limit(sleep_forever, with({})).start();
-  const auto pid = static_cast<pid_t>(pending.pid());
+  const auto pid = static_cast<support::process_id>(pending.pid());
   pending.cancel();
   EXPECT_THAT(pending.get_outcome(), support::EndedAs(verdict::cancelled));
   EXPECT_TRUE(support::is_gone(pid));
@@ -147,86 +147,34 @@ TEST_P(InFlight, AStopTokenEndsIt) {
   EXPECT_EQ(too_late.pid(), -1);
 }
 
-TEST_P(InFlight, AHandleThatGoesTakesTheCallsTreeAlong) {
-  ONLY_BY_FORK("its callable has captures");
-  SKIP_UNLESS_SUPPORTED("kill_tree");
-  support::process_log log;
-  pid_t child = 0;
-  {
-    auto pending = limit(
-                       [path = log.path()] {
-                         support::start_descendant(support::descendant::double_forked_in_own_session, path);
-                         sleep_forever();
-                       },
-                       with({}))
-                       .start();
-    child = static_cast<pid_t>(pending.pid());
-    support::await_logged(log.path(), 1);
-  }
-  EXPECT_TRUE(support::is_gone(child));
-  EXPECT_THAT(log.survivors(), ::testing::IsEmpty());
-}
-
 TEST_P(InFlight, AssigningToAHandleEndsWhatItHeld) {
   auto pending = limit(sleep_forever, with({})).start();
-  const auto first = static_cast<pid_t>(pending.pid());
+  const auto first = static_cast<support::process_id>(pending.pid());
   pending = limit(sleep_forever, with({})).start();
   EXPECT_TRUE(support::is_gone(first));
-  EXPECT_FALSE(support::is_gone(static_cast<pid_t>(pending.pid())));
+  EXPECT_FALSE(support::is_gone(static_cast<support::process_id>(pending.pid())));
 }
 
 // The child must not die with the thread that asked for it.
 TEST_P(InFlight, GoesOnWhenTheThreadThatStartedItEnds) {
-  ONLY_BY_FORK("its callable has captures");
-  const support::shared_flag release;
+  const support::permission release;
   std::optional<pynisher::call<int>> pending;
-  std::thread([&] {
-    pending.emplace(limit(
-                        [&release] {
-                          support::await_flag(*release);
-                          return 7;
-                        },
-                        with({}))
-                        .start());
-  }).join();
-  release->store(true);
+  std::thread([&] { pending.emplace(limit(seven_when_permitted, with({})).start(release.path())); }).join();
+  release.give();
   int result = 0;
   std::thread([&result, pending = std::move(*pending)]() mutable { result = pending.get(); }).join();
   EXPECT_EQ(result, 7);
 }
 
-TEST_P(InFlight, TheFunctionHasTheCallersSignalMask) {
-  sigset_t odd, before;
-  sigemptyset(&odd);
-  sigaddset(&odd, SIGUSR2);
-  ::pthread_sigmask(SIG_SETMASK, &odd, &before);
-  auto pending = limit(
-                     [] {
-                       sigset_t now;
-                       ::pthread_sigmask(SIG_SETMASK, nullptr, &now);
-                       std::vector<int> blocked;
-                       for (int signal = 1; signal < 32; ++signal) {
-                         if (sigismember(&now, signal) == 1) blocked.push_back(signal);
-                       }
-                       return blocked;
-                     },
-                     with({}))
-                     .start();
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  EXPECT_THAT(pending.get(), ::testing::ElementsAre(SIGUSR2));
+int sum_of_two_calls(pynisher::start_method method) {
+  const pynisher::options inner{.context = method, .warnings = false};
+  auto one = limit(twice, inner).start(1);
+  auto two = limit(twice, inner).start(2);
+  return one.get() + two.get();
 }
 
 TEST_P(InFlight, CallsOfACallAreCallsToo) {
-  ONLY_BY_FORK("its callable has captures");
-  const auto inner = with({});
-  auto pending = limit(
-                     [inner] {
-                       auto one = limit(twice, inner).start(1);
-                       auto two = limit(twice, inner).start(2);
-                       return one.get() + two.get();
-                     },
-                     with({.warnings = false}))
-                     .start();
+  auto pending = limit(sum_of_two_calls, with({})).start(GetParam());
   EXPECT_EQ(pending.get(), 6);
 }
 
@@ -251,30 +199,6 @@ TEST_P(InFlight, TellsWhenItIsDone) {
   EXPECT_EQ(pending.get(), 4);
 }
 
-TEST_P(InFlight, AThousandAtOnceEachWithItsOwnResult) {
-  ONLY_BY_FORK("its callable has captures");
-  rlimit files{};
-  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
-  constexpr rlim_t needed = 3000;
-  if (files.rlim_max < needed) GTEST_SKIP() << "not that many descriptors may be had here";
-  const rlimit more{std::max(files.rlim_cur, needed), files.rlim_max};
-  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &more), 0);
-  support::handshake release;
-  const auto wait_for_it = limit(
-      [&release](int number) {
-        release.wait();
-        return number;
-      },
-      with({.wall_time = 5min}));
-  std::vector<pynisher::call<int>> pending;
-  for (int i = 0; i < 1000; ++i) pending.push_back(wait_for_it.start(i));
-  for (const auto& call : pending) ASSERT_FALSE(call.ready());
-  release.close_writing();
-  for (int i = 0; i < 1000; ++i) ASSERT_EQ(pending[static_cast<std::size_t>(i)].get(), i);
-  pending.clear();
-  ::setrlimit(RLIMIT_NOFILE, &files);
-}
-
 TEST_P(InFlight, DeadlinesOfManyAreEachTheirOwn) {
   std::vector<pynisher::call<void>> pending;
   for (int i = 0; i < 60; ++i) {
@@ -285,60 +209,6 @@ TEST_P(InFlight, DeadlinesOfManyAreEachTheirOwn) {
     EXPECT_THAT(ended, support::EndedAs(verdict::wall_timeout));
     EXPECT_GE(ended.usage().wall_time, std::chrono::milliseconds(20 + i % 7 * 10));
   }
-}
-
-// A forked copy of the program has copies of the handles, but not the calls.
-TEST_P(InFlight, ACopyOfTheProgramLeavesThemAlone) {
-  ONLY_BY_FORK("its callable has captures");
-  const auto end = support::run_in_helper([] {
-    const support::shared_flag release;
-    std::optional<pynisher::call<int>> pending(limit(
-                                                   [&release] {
-                                                     support::await_flag(*release);
-                                                     return 7;
-                                                   },
-                                                   with({.warnings = false}))
-                                                   .start());
-    const pid_t copy = ::fork();
-    if (copy == 0) {
-      ::alarm(30);
-      pending.reset();
-      auto own = limit(twice, with({.warnings = false})).start(4);
-      ::_exit(own.get() == 8 ? 0 : 1);
-    }
-    int status = -1;
-    HELPER_CHECK(::waitpid(copy, &status, 0) == copy && status == 0);
-    HELPER_CHECK(!pending->ready());
-    release->store(true);
-    HELPER_CHECK(pending->get() == 7);
-    return 0;
-  });
-  EXPECT_EQ(end.code, 0) << end;
-}
-
-TEST_P(InFlight, NothingIsLeftWhenTheHandlesAreGone) {
-  ONLY_BY_FORK("its callable has captures");
-  const auto end = support::run_in_helper([] {
-    const auto count = [](const char* directory) {
-      return std::distance(std::filesystem::directory_iterator(directory), std::filesystem::directory_iterator());
-    };
-    // With the first thread a sanitizer starts one of its own.
-    std::thread([] {}).join();
-    const auto threads = count("/proc/self/task"), files = count("/proc/self/fd");
-    for (int i = 0; i < 20; ++i) {
-      auto value = limit(twice, with({.warnings = false})).start(i);
-      auto never = limit(sleep_forever, with({.warnings = false})).start();
-      auto late = limit(sleep_forever, with({.wall_time = 3ms, .warnings = false})).start();
-      HELPER_CHECK(value.get() == 2 * i);
-      HELPER_CHECK(late.get_outcome().verdict() == verdict::wall_timeout);
-    }
-    // A thread that has been joined is listed for another moment.
-    support::await([&] { return count("/proc/self/task") <= threads; });
-    HELPER_CHECK(count("/proc/self/fd") == files);
-    HELPER_CHECK(::waitpid(-1, nullptr, WNOHANG | __WALL) == -1 && errno == ECHILD);
-    return 0;
-  });
-  EXPECT_EQ(end.code, 0) << end;
 }
 
 }  // namespace

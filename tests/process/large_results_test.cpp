@@ -1,7 +1,6 @@
 // Results so large that they are read while they are still being sent.
 
 #include <chrono>
-#include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -10,15 +9,13 @@
 #include <tuple>
 #include <vector>
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <gmock/gmock.h>
 
 #include <pynisher/pynisher.hpp>
 
 #include "support/outcomes.hpp"
 #include "support/suites.hpp"
+#include "support/system.hpp"
 
 namespace {
 
@@ -132,7 +129,7 @@ TEST_P(LargeResults, ThatThrowWhatIsNoExceptionSaySo) {
 
 struct never_comes_back {
   static void while_saving() {
-    for (;;) pause();
+    support::sleep_forever();
   }
   static void while_loading() {}
 };
@@ -141,14 +138,15 @@ TEST_P(LargeResults, AreWithinTheWallLimitUntilTheyAreSent) {
   EXPECT_THAT(limit(make_report<never_comes_back>, with({.wall_time = 3s})).try_call(), EndedAs(verdict::wall_timeout));
 }
 
-struct is_killed {
-  static void while_saving() { raise(SIGKILL); }
+struct dies {
+  static void while_saving() { support::end_by_a_signal(); }
   static void while_loading() {}
 };
 
-TEST_P(LargeResults, OfAChildThatIsKilledMeanwhileAreNone) {
-  EXPECT_THAT(limit(make_report<is_killed>, unlimited()).try_call(),
-              FailedWith<pynisher::SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGKILL); }));
+TEST_P(LargeResults, OfAChildThatDiesMeanwhileAreNone) {
+  EXPECT_THAT(limit(make_report<dies>, unlimited()).try_call(),
+              FailedWith<pynisher::SignalException>(
+                  [](const auto& e) { EXPECT_EQ(e.signal(), support::signal_of_that_end); }));
 }
 
 // --- lies -------------------------------------------------------------------------------------------------------
@@ -172,21 +170,15 @@ struct boast {
   }
 };
 
-std::uint64_t own_peak() {
-  rusage used{};
-  getrusage(RUSAGE_SELF, &used);
-  return static_cast<std::uint64_t>(used.ru_maxrss) * 1024;
-}
-
 TEST_P(LargeResults, ThatAreClaimedAndDoNotComeCostTheirReceiverNoMemory) {
-  const std::uint64_t before = own_peak();
+  const std::uint64_t before = support::own_peak();
   const auto ended = limit([] { return boast<calm>(); }, unlimited()).try_call();
   ASSERT_THAT(ended, EndedAs(verdict::protocol_error));
   EXPECT_THAT(ended.explain(), HasSubstr("too early"));
-  EXPECT_THAT(limit([] { return boast<is_killed>(); }, unlimited()).try_call(), EndedAs(verdict::signalled));
+  EXPECT_THAT(limit([] { return boast<dies>(); }, unlimited()).try_call(), EndedAs(verdict::signalled));
   EXPECT_THAT(limit([] { return boast<never_comes_back>(); }, with({.wall_time = 2s})).try_call(),
               EndedAs(verdict::wall_timeout));
-  EXPECT_LT(own_peak(), before + 64 * mebibyte);
+  EXPECT_LT(support::own_peak(), before + 64 * mebibyte);
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 
 #include "support/functions.hpp"
 #include "support/outcomes.hpp"
+#include "support/posix_functions.hpp"
 #include "support/processes.hpp"
 #include "support/suites.hpp"
 

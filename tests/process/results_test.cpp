@@ -3,6 +3,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <deque>
 #include <filesystem>
 #include <functional>
@@ -23,8 +24,8 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/functions.hpp"
 #include "support/outcomes.hpp"
-#include "support/scenarios.hpp"
 #include "support/suites.hpp"
 
 namespace {
@@ -218,11 +219,11 @@ TEST_P(Callables, AFailedCallLeavesTheObjectUsable) {
   const auto picky = limit(
       [](int n) {
         if (n == 1) throw std::runtime_error("no");
-        if (n == 2) ::_exit(9);
+        if (n == 2) std::_Exit(9);
         if (n == 3) support::spin_forever();
         return n;
       },
-      with({.cpu_time = 150ms}));
+      with({.cpu_time = 1s}));
   EXPECT_THAT(picky.try_call(1), EndedAs(verdict::raised));
   EXPECT_THAT(picky.try_call(2), EndedAs(verdict::exited));
   EXPECT_THAT(picky.try_call(3), EndedAs(verdict::cpu_timeout));

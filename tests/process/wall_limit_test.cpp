@@ -1,8 +1,5 @@
 // The wall limit holds whatever the function does, until its result has arrived.
 
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <chrono>
 #include <csignal>
 #include <cstdint>
@@ -16,8 +13,10 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/interrupted_result.hpp"
+#include "support/functions.hpp"
 #include "support/outcomes.hpp"
-#include "support/scenarios.hpp"
+#include "support/processes.hpp"
 #include "support/suites.hpp"
 
 namespace {
@@ -29,6 +28,8 @@ using pynisher::verdict;
 using pynisher::WallTimeoutException;
 using support::EndedAs;
 using support::FailedWith;
+using support::interrupted_result;
+using support::make_interrupted;
 using support::sleep_forever;
 
 class WallLimit : public support::per_start_method {
@@ -62,43 +63,6 @@ TEST_P(WallLimit, DoesNotEndACallThatStaysBelowIt) {
   EXPECT_EQ(call(), 1);
 }
 
-TEST_P(WallLimit, HoldsWhenSigtermIsIgnored) {
-  expect_ended([] {
-    support::ignore_sigterm();
-    sleep_forever();
-  });
-}
-
-TEST_P(WallLimit, HoldsWhenEverySignalIsIgnoredAndBlocked) {
-  expect_ended([] {
-    for (int signal = 1; signal < NSIG; ++signal) support::ignore(signal);
-    support::block_all_signals();
-    sleep_forever();
-  });
-}
-
-TEST_P(WallLimit, HoldsWhenEveryTimerIsDeleted) {
-  expect_ended([] {
-    for (int timer = 0; timer < 64; ++timer) ::syscall(SYS_timer_delete, timer);
-    sleep_forever();
-  });
-}
-
-TEST_P(WallLimit, HoldsWhenTheChildIsFrozen) {
-  expect_ended([] {
-    support::signal_self(SIGSTOP);
-    sleep_forever();
-  });
-}
-
-TEST_P(WallLimit, HoldsWhenTheFirstThreadHasLeft) {
-  expect_ended([] {
-    std::thread(sleep_forever).detach();
-    // Ends the thread and not the process.
-    ::syscall(SYS_exit, 0);
-  });
-}
-
 TEST_P(WallLimit, TheCallSaysWhatItWas) {
   const auto ended =
       limit([](int, const std::string&) { sleep_forever(); }, with({.wall_time = 20ms})).try_call(3, "some text");
@@ -108,38 +72,14 @@ TEST_P(WallLimit, TheCallSaysWhatItWas) {
 
 // --- sending ---------------------------------------------------------------------------------------------------------
 
-/// 300 MiB of numbers, with something happening when half of them have been packed.
-template <void (*Happening)()>
-struct interrupted_result {
-  std::vector<std::uint64_t> half;
-
-  template <class Archive>
-  void save(Archive& ar) const {
-    ar(half);
-    Happening();
-    ar(half);
-  }
-  template <class Archive>
-  void load(Archive& ar) {
-    ar(half);
-    ar(half);
-  }
-};
-
-template <void (*Happening)()>
-interrupted_result<Happening> make_interrupted() {
-  return {std::vector<std::uint64_t>(150 * support::MiB / sizeof(std::uint64_t), 1)};
-}
-
-/// Environment variables reach the child of every start method.
-constexpr const char* frozen_log = "PYNISHER_TEST_FROZEN_LOG";
-void freeze() {
-  if (const char* log = std::getenv(frozen_log)) support::log_process(log);
-  support::signal_self(SIGSTOP);
-}
-void die() { support::signal_self(SIGKILL); }
 void crash() { support::write_to_null(); }
-void leave() { ::_exit(5); }
+void leave() { std::_Exit(5); }
+/// Environment variables reach the child of every start method.
+constexpr const char* log_of_what_stops = "PYNISHER_TEST_LOG_OF_WHAT_STOPS";
+void stop() {
+  if (const char* log = std::getenv(log_of_what_stops)) support::log_process(log);
+  sleep_forever();
+}
 void nothing() {}
 
 class Sending : public support::per_start_method {};
@@ -150,20 +90,15 @@ TEST_P(Sending, ArrivesWhenNothingHappens) {
   EXPECT_EQ(value.half.size(), 150 * support::MiB / sizeof(std::uint64_t));
 }
 
-TEST_P(Sending, FrozenHalfWayEndsAtTheWallLimit) {
+TEST_P(Sending, StoppedHalfWayEndsAtTheWallLimit) {
   support::process_log log;
-  ::setenv(frozen_log, log.path().c_str(), 1);
+  support::set_environment(log_of_what_stops, log.path());
   const auto ended = support::with_time_enough(with({.wall_time = 500ms}), log, 1, [](const auto& enough) {
-    return limit(make_interrupted<freeze>, enough).try_call();
+    return limit(make_interrupted<stop>, enough).try_call();
   });
-  ::unsetenv(frozen_log);
+  support::unset_environment(log_of_what_stops);
   EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
   EXPECT_THAT(log.pids(), ::testing::SizeIs(1));
-}
-
-TEST_P(Sending, KilledHalfWayEndsTheCall) {
-  EXPECT_THAT(limit(make_interrupted<die>, unlimited()).try_call(),
-              FailedWith<SignalException>([](const auto& e) { EXPECT_EQ(e.signal(), SIGKILL); }));
 }
 
 TEST_P(Sending, CrashedHalfWayEndsTheCall) {
@@ -184,9 +119,9 @@ TEST_P(Sending, AnExceptionHalfWayArrives) {
               support::RaisedAs<std::runtime_error>("cannot be packed"));
 }
 
-TEST_P(Sending, AShortResultFrozenBeforeItIsSentEndsAtTheWallLimit) {
+TEST_P(Sending, AShortResultThatStopsBeforeItIsSentEndsAtTheWallLimit) {
   const auto ended =
-      limit([] { return interrupted_result<freeze>{std::vector<std::uint64_t>(3)}; }, with({.wall_time = 60ms}))
+      limit([] { return interrupted_result<stop>{std::vector<std::uint64_t>(3)}; }, with({.wall_time = 60ms}))
           .try_call();
   EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
 }

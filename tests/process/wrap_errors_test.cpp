@@ -11,8 +11,8 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "support/functions.hpp"
 #include "support/outcomes.hpp"
-#include "support/scenarios.hpp"
 #include "support/suites.hpp"
 
 namespace tests {
@@ -94,7 +94,7 @@ TEST_P(WrapErrors, TrueWrapsNoMemoryLimitThatWasHit) {
 }
 
 TEST_P(WrapErrors, TrueWrapsNoDeath) {
-  EXPECT_THAT(limit(support::signal_self, with({.wrap_errors = true})).try_call(15),
+  EXPECT_THAT(limit(support::end_by_a_signal, with({.wrap_errors = true})).try_call(),
               FailedWith<pynisher::SignalException>());
 }
 

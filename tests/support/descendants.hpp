@@ -15,6 +15,7 @@
 #include <system_error>
 
 #include "support/functions.hpp"
+#include "support/posix_functions.hpp"
 #include "support/processes.hpp"
 
 namespace support {

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "support/posix_functions.hpp"
 #include "support/processes.hpp"
 
 namespace support {

@@ -1,24 +1,22 @@
 #pragma once
 
-// What one process does, by name: loads, refusals, crashes.
+// What one process does, by name, on every system: loads, refusals, crashes.
 
-#include <errno.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <time.h>
-#include <unistd.h>
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#endif
 
 #include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <thread>
 #include <vector>
+
+#include "support/system.hpp"
 
 namespace support {
 
@@ -28,21 +26,9 @@ inline constexpr std::size_t GiB = std::size_t{1} << 30;
 
 // --- time -----------------------------------------------------------------------------------------------------
 
-/// Sleeps without end and without CPU time.
-[[noreturn]] inline void sleep_forever() {
-  for (;;) ::pause();
-}
-
 /// Uses CPU time without end.
 [[noreturn]] inline void spin_forever() {
   for (volatile unsigned turns = 0;;) turns = turns + 1;
-}
-
-/// CPU time of the whole process so far.
-inline std::chrono::nanoseconds cpu_time_used() {
-  timespec used{};
-  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
-  return std::chrono::seconds(used.tv_sec) + std::chrono::nanoseconds(used.tv_nsec);
 }
 
 /// Returns when the process has used so much CPU time.
@@ -57,30 +43,6 @@ inline void spin_for(std::chrono::nanoseconds cpu) {
   spin_forever();
 }
 
-/// Ends by itself after two minutes, so that a failed test leaves nothing for long.
-[[noreturn]] inline void sleep_two_minutes() {
-  timespec left{120, 0};
-  while (::nanosleep(&left, &left) != 0 && errno == EINTR) {
-  }
-  ::_exit(0);
-}
-
-// --- signals ----------------------------------------------------------------------------------------------------
-
-inline void ignore(int signal) { ::signal(signal, SIG_IGN); }
-inline void handle_by_nothing(int signal) {
-  ::signal(signal, [](int) {});
-}
-inline void block_all_signals() {
-  sigset_t all;
-  sigfillset(&all);
-  ::sigprocmask(SIG_SETMASK, &all, nullptr);
-}
-inline void ignore_sigterm() { ignore(SIGTERM); }
-
-/// Sends a signal to the calling thread's own process; returns if that did not end it.
-inline void signal_self(int signal) { ::kill(::getpid(), signal); }
-
 // --- memory -----------------------------------------------------------------------------------------------------
 
 /// Makes every page of a block the process's own.
@@ -92,14 +54,13 @@ inline void touch(void* block, std::size_t bytes) {
 /// Holds `bytes` of private memory, every page touched, for as long as it lives.
 class held_memory {
  public:
-  explicit held_memory(std::size_t bytes) : bytes_(bytes) {
-    block_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (block_ == MAP_FAILED) throw std::bad_alloc();
+  explicit held_memory(std::size_t bytes) : block_(take_pages(bytes)), bytes_(bytes) {
+    if (block_ == nullptr) throw std::bad_alloc();
     touch(block_, bytes);
   }
   held_memory(const held_memory&) = delete;
   held_memory& operator=(const held_memory&) = delete;
-  ~held_memory() { ::munmap(block_, bytes_); }
+  ~held_memory() { give_back_pages(block_, bytes_); }
 
  private:
   void* block_;
@@ -114,10 +75,19 @@ inline std::size_t touch_memory(std::size_t bytes) {
   return bytes;
 }
 
-/// Until it is refused.
+/// Where somebody only looks at it now and then, memory is taken no faster than so.
+inline void take_time_where_memory_is_sampled() {
+  static const bool is_sampled = !memory_is_refused();
+  if (is_sampled) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
+/// Until it is refused, or somebody ends it.
 [[noreturn]] inline void touch_memory_forever() {
   std::vector<std::vector<char>> pieces;
-  for (;;) pieces.emplace_back(MiB, 'x');
+  for (;;) {
+    pieces.emplace_back(MiB, 'x');
+    take_time_where_memory_is_sampled();
+  }
 }
 
 /// malloc until it says no; true: it did, and errno is what it left.
@@ -126,6 +96,7 @@ inline bool malloc_until_refused() {
     void* block = std::malloc(16 * MiB);
     if (block == nullptr) return true;
     std::memset(block, 1, 16 * MiB);
+    take_time_where_memory_is_sampled();
   }
 }
 
@@ -135,6 +106,7 @@ inline bool malloc_until_refused() {
     auto* block = static_cast<volatile char*>(std::malloc(16 * MiB));
     // volatile, or the compiler may conclude from the write that block is not null.
     for (std::size_t i = 0; i < 16 * MiB; i += 4096) block[i] = 1;
+    take_time_where_memory_is_sampled();
   }
 }
 
@@ -144,16 +116,7 @@ inline void touch_memory_noexcept() noexcept { touch_memory_forever(); }
 /// std::bad_alloc leaves a thread that is not the first.
 [[noreturn]] inline void touch_memory_in_a_thread() {
   std::thread(touch_memory_forever).join();
-  ::_exit(96);
-}
-
-/// Keeps mapping shared memory and touching it.
-[[noreturn]] inline void touch_shared_memory_forever() {
-  for (;;) {
-    void* block = ::mmap(nullptr, 4 * MiB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (block == MAP_FAILED) throw std::bad_alloc();
-    touch(block, 4 * MiB);
-  }
+  std::_Exit(96);
 }
 
 // --- crashes ----------------------------------------------------------------------------------------------------
@@ -181,13 +144,13 @@ inline int overflow_the_stack(int depth) {
   return depth < 0 ? 0 : overflow_the_stack(depth + 1) + frame[0];
 }
 
-/// SIGBUS: a page of a file that has none.
-inline void read_past_end_of_file() {
-  std::FILE* file = std::tmpfile();
-  void* page = ::mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE, ::fileno(file), 0);
-  [[maybe_unused]] const char c = *static_cast<volatile char*>(page);
+[[noreturn]] inline void illegal_instruction() {
+#if defined(_MSC_VER) && !defined(__clang__)
+  __ud2();
+  std::abort();
+#else
+  __builtin_trap();
+#endif
 }
-
-[[noreturn]] inline void illegal_instruction() { __builtin_trap(); }
 
 }  // namespace support

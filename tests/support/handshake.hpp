@@ -9,11 +9,10 @@
 #include <atomic>
 #include <cerrno>
 #include <new>
-#include <stdexcept>
 #include <type_traits>
 #include <utility>
 
-#include "support/processes.hpp"
+#include "support/posix_functions.hpp"
 
 namespace support {
 
@@ -52,9 +51,7 @@ inline void await_flag(const std::atomic<bool>& flag) {
 /// A pipe. `signal` in one process ends `wait` in another; so does the end of all that could signal.
 class handshake {
  public:
-  handshake() {
-    if (::pipe2(ends_, O_CLOEXEC) != 0) throw std::runtime_error("no pipe");
-  }
+  handshake() { make_pipe(ends_); }
   handshake(const handshake&) = delete;
   handshake& operator=(const handshake&) = delete;
   ~handshake() {

@@ -19,6 +19,8 @@
 #include <string>
 #include <utility>
 
+#include "support/posix_functions.hpp"
+
 namespace support {
 
 struct helper_result {
@@ -44,7 +46,8 @@ class helper_process {
   template <class F>
   explicit helper_process(F&& fn) {
     int out[2], err[2];
-    if (::pipe2(out, O_CLOEXEC) != 0 || ::pipe2(err, O_CLOEXEC) != 0) throw std::runtime_error("no pipe");
+    make_pipe(out);
+    make_pipe(err);
     std::cout.flush();
     std::cerr.flush();
     std::fflush(nullptr);

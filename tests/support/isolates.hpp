@@ -9,6 +9,7 @@
 #include <pynisher/pynisher.hpp>
 
 #include "support/functions.hpp"
+#include "support/posix_functions.hpp"
 #include "support/processes.hpp"
 #include "support/suites.hpp"
 

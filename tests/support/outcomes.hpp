@@ -17,9 +17,12 @@
 
 #include <gmock/gmock.h>
 
+#include <pynisher/detail/call_name.hpp>
 #include <pynisher/exceptions.hpp>
 #include <pynisher/options.hpp>
 #include <pynisher/outcome.hpp>
+
+#include "support/system.hpp"
 
 namespace pynisher {
 
@@ -142,6 +145,14 @@ auto RaisedAs(std::function<void(const E&)> look = nullptr) {
 template <class E>
 auto RaisedAs(std::string message, std::function<void(const E&)> look = nullptr) {
   return detail::raised_as<E>(std::move(message), true, std::move(look));
+}
+
+/// A text that names a function, as far as this system tells the library what functions are called.
+inline ::testing::Matcher<std::string> MentionsFunction(const std::string& name) {
+  // NOLINTNEXTLINE: an address to look up.
+  const pynisher::detail::call_name known{reinterpret_cast<const void*>(&sleep_forever), nullptr, {}};
+  const bool has_names = known.text().find("sleep_forever") != std::string::npos;
+  return ::testing::HasSubstr(has_names ? name : "function at ");
 }
 
 /// Calls `fn` and gives what it threw; null if it returned.

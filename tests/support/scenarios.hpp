@@ -5,3 +5,4 @@
 
 #include "support/descendants.hpp"
 #include "support/functions.hpp"
+#include "support/posix_functions.hpp"

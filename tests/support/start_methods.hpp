@@ -17,6 +17,8 @@
 #include <pynisher/options.hpp>
 #include <pynisher/supports.hpp>
 
+#include "support/system.hpp"
+
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define PYNISHER_TEST_SANITIZED 1
 #elif defined(__has_feature)
@@ -100,6 +102,10 @@ class per_start_method : public ::testing::TestWithParam<pynisher::start_method>
 /// Leaves the test, with the library's reason, where the feature ("memory", "kill_tree", ...) is not to be had.
 #define SKIP_UNLESS_SUPPORTED(feature_name) \
   if (!::pynisher::supports(feature_name)) GTEST_SKIP() << feature_name << ": " << ::pynisher::why_not(feature_name)
+
+/// For what only a kernel does that refuses memory itself.
+#define SKIP_WHERE_MEMORY_IS_SAMPLED() \
+  if (!::support::memory_is_refused()) GTEST_SKIP() << "no allocation is refused here: the parent looks now and then"
 
 /// For what cannot be sent to a process that is started afresh.
 #define ONLY_BY_FORK(reason) \
