@@ -39,11 +39,12 @@ endif()
 find_package(Boost 1.81 QUIET)
 pynisher_need("${Boost_FOUND}" "Boost 1.81 or later")
 
-# Boost.Process: headers, if asked to be, whose paths are then the standard's; and since 1.86 a library, which is linked
-# and says for itself what its paths are.
+# Boost.Process: headers, if asked to be; and since 1.86 a library, which is linked and says for itself what its paths are.
+# On Windows those of the headers are the standard's, as Boost's own would have to be linked.
 if(Boost_VERSION VERSION_LESS 1.86)
   set(pynisher_boost_process_library "")
-  set(pynisher_boost_process_definitions BOOST_PROCESS_V2_HEADER_ONLY=1 BOOST_PROCESS_USE_STD_FS=1)
+  set(pynisher_boost_process_definitions BOOST_PROCESS_V2_HEADER_ONLY=1
+    $<$<PLATFORM_ID:Windows>:BOOST_PROCESS_USE_STD_FS=1>)
 else()
   find_package(Boost ${Boost_VERSION} EXACT QUIET CONFIG OPTIONAL_COMPONENTS process)
   pynisher_need("${Boost_process_FOUND}"
