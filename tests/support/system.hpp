@@ -32,6 +32,9 @@ std::chrono::nanoseconds cpu_time_of_thread();
 /// The most memory that this process has ever had, in bytes.
 std::uint64_t own_peak();
 
+/// More than a program that does nothing has resident, in bytes.
+extern const std::uint64_t size_of_an_idle_program;
+
 /// What counts as memory in address space, in bytes, before this process takes more.
 std::uint64_t mapped_here();
 

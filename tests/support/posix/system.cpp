@@ -24,6 +24,8 @@ std::chrono::nanoseconds time_of(clockid_t clock) {
 
 }  // namespace
 
+const std::uint64_t size_of_an_idle_program = std::uint64_t{16} << 20;
+
 process_id own_pid() noexcept { return ::getpid(); }
 
 void sleep_forever() {

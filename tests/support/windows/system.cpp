@@ -70,6 +70,9 @@ std::vector<entry> entries_of(const std::string& file) {
 
 }  // namespace
 
+// The system's own libraries are part of it.
+const std::uint64_t size_of_an_idle_program = std::uint64_t{48} << 20;
+
 process_id own_pid() noexcept { return static_cast<process_id>(::GetCurrentProcessId()); }
 
 void sleep_forever() {
