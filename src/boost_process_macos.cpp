@@ -47,7 +47,7 @@ class start_bare {
   // The launcher's way on is `exit`, which would run the program's own exit handlers.
   template <class... Any>
   void on_exec_error(Any&&...) {
-    const int error = errno;
+    const int error = errno != 0 ? errno : EINVAL;
     static_cast<void>(::write(told_by_, &error, sizeof error));
     ::_exit(127);
   }

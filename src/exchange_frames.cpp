@@ -21,7 +21,8 @@ namespace {
 /// Numbers one after the other.
 class number_writer {
  public:
-  explicit number_writer(std::vector<std::byte>& to) : to_(to) {}
+  // With room for most frames; without it g++ 14 believes that there is none behind what is there already.
+  explicit number_writer(std::vector<std::byte>& to) : to_(to) { to_.reserve(256); }
   template <class T>
   number_writer& operator()(const T& value) {
     static_assert(std::is_trivially_copyable_v<T>);

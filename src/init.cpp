@@ -31,7 +31,7 @@ program_state& program() {
 
 const char* why_not_started_again() noexcept {
   if (!program().initialised) {
-    return "start the program again, which needs pynisher::init(argc, argv) at the beginning of its main";
+    return "start the program again, whose main has not called pynisher::init(argc, argv) at its beginning";
   }
   // Whoever started it could hand it any order.
   if (platform::has_borrowed_rights()) return "start a program again whose real and effective user differ";

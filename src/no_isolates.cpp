@@ -15,7 +15,7 @@ namespace {
 
 [[noreturn]] void refuse() {
   throw UnsupportedException(
-      "isolate: this system's part of the library has no isolates yet; limit() it has, by spawn");
+      "isolate: this system's part of the library has no isolates yet; limit() it has");
 }
 
 }  // namespace

@@ -11,7 +11,7 @@ namespace {
 
 [[noreturn]] void refuse() {
   throw UnsupportedException(
-      "pool: this system's part of the library has no worker pools and executors yet; limit() and start() it has, by spawn");
+      "pool: this system's part of the library has no worker pools and executors yet; limit() and start() it has");
 }
 
 }  // namespace

@@ -76,8 +76,12 @@ feature feature_of(memory_measure measure) {
 
 start_method resolve(start_method wanted) {
   switch (wanted) {
-    case start_method::automatic:
-      return start_methods().front();
+    case start_method::automatic: {
+      const auto methods = start_methods();
+      // Then there is a reason, which is the same for all of them.
+      if (methods.empty()) require(feature::spawn, "context");
+      return methods.front();
+    }
     case start_method::fork:
       require(feature::fork, "context");
       return wanted;

@@ -119,6 +119,7 @@ class supervised_call {
 
   /// False: `failed_` says why.
   bool make_bounds();
+  [[nodiscard]] std::uint64_t tree_limit() const;
   bool start_copy(child_task& task, const platform::signal_mask* mask);
   bool start_afresh(child_task& task, const platform::signal_mask* mask, const child_extras& extras);
   /// The child runs, or could not be started.

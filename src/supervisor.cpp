@@ -122,10 +122,16 @@ void supervised_call::cancel() noexcept {
   return limits_.method() == start_method::fork ? start_copy(task, mask) : start_afresh(task, mask, extras);
 }
 
+/// What the outer call has left is counted otherwise than a group's pages, those of a fork's copies among them; the kernel
+/// holds groups within groups to it. Where the parent looks, both are counted alike.
+std::uint64_t supervised_call::tree_limit() const {
+  return platform::looked_after_by_parent().tree ? *plan_.memory : *limits_.memory();
+}
+
 bool supervised_call::make_bounds() {
   if (limits_.memory() && limits_.given().measure == memory_measure::resident_tree) {
     // The reply's pages are the library's, and become the group's when the child fills them first.
-    memory_bound_.emplace(*plan_.memory + reply_region::size);
+    memory_bound_.emplace(tree_limit() + reply_region::size);
     if (!*memory_bound_) {
       failed_ = {"limit the memory of the call's processes", errno};
       return false;
@@ -225,7 +231,7 @@ bool supervised_call::took(platform::fork_result started, const char* stage) {
   if (limits_.wall_time()) deadline_ = plan_.started + std::min(*limits_.wall_time(), platform::longest_wait);
   if (plan_.cpu_limit) cpu_look_ = plan_.started + cpu_interval(*plan_.cpu_limit);
   if (inherited_peak_ != 0) peak_look_ = plan_.started + peak_interval_;
-  if (memory_bound_) memory_look_ = plan_.started + memory_interval(*plan_.memory);
+  if (memory_bound_) memory_look_ = plan_.started + memory_interval(tree_limit());
   const platform::looked_after looks = platform::looked_after_by_parent();
   const bool is_address_space = plan_.memory && limits_.given().measure == memory_measure::address_space;
   if (plan_.measures_growth || (is_address_space && looks.address_space)) {
@@ -333,7 +339,7 @@ bool supervised_call::cpu_used_up(clock::time_point now) {
 bool supervised_call::tree_used_up(clock::time_point now) {
   // Where it is the kernel that ends a process at the limit, this is about the rest of them.
   const platform::memory_bound::count held = memory_bound_->look(child_, plan_.at_start);
-  const std::uint64_t limit = *plan_.memory;
+  const std::uint64_t limit = tree_limit();
   memory_look_ = now + memory_interval(held.used < limit ? limit - held.used : 0);
   if (!held.has_ended_one && !held.is_passed) return false;
   seen_.memory_seen = held.peak;

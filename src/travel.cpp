@@ -68,8 +68,8 @@ void read_member_function(input_archive& in, void* pointer, std::size_t size) {
 void write_call(output_archive& out, const child_task& task) {
   const call_entry* entry = task.entry();
   if (entry == nullptr) {
-    throw wire_error("an argument or the callable cannot be sent to a process that is started afresh; context = fork "
-                     "sends nothing");
+    throw wire_error("an argument or the callable cannot be sent to a process that is started afresh; context = fork, "
+                     "where the system has it, sends nothing");
   }
   write_entry(out, *entry);
   task.pack(out);

@@ -42,15 +42,17 @@ void warn_of_tight_limit(const settings& limits) {
 
 void warn_of_soft_limit(const settings& limits) {
   static std::atomic<bool> warned{false};
+  if (!limits.given().warnings || !limits.memory() || warned.load(std::memory_order_relaxed)) return;
   const char* const caveat = platform::memory_limit_caveat();
-  if (caveat == nullptr || !limits.given().warnings || !limits.memory() || warned.exchange(true)) return;
+  if (caveat == nullptr || warned.exchange(true)) return;
   warn(caveat);
 }
 
 void warn_of_soft_process_bound(const settings& limits) {
   static std::atomic<bool> warned{false};
+  if (!limits.given().warnings || limits.given().processes == 0 || warned.load(std::memory_order_relaxed)) return;
   const char* const caveat = platform::process_bound_caveat();
-  if (caveat == nullptr || !limits.given().warnings || limits.given().processes == 0 || warned.exchange(true)) return;
+  if (caveat == nullptr || warned.exchange(true)) return;
   warn(caveat);
 }
 

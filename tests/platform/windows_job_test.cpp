@@ -105,7 +105,9 @@ int start_another() { return support::start_sleeper() ? 1 : 0; }
 
 TEST(WindowsJobs, WhatIsFoundByTrialIsWhatACallMeets) {
   using namespace pynisher::literals;
-  const auto kept = platform::try_limits_of_jobs();
+  const auto found = platform::try_limits_of_jobs();
+  ASSERT_TRUE(found.has_value());
+  const platform::kept_limits kept = *found;
   const auto memory = pynisher::limit(commit, {.memory = 256_MiB, .measure = pynisher::memory_measure::address_space,
                                                .warnings = false}).try_call(std::size_t{1} << 30);
   EXPECT_EQ(memory && *memory == 0, kept.memory) << memory.explain();

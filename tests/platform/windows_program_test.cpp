@@ -111,7 +111,8 @@ TEST(WindowsProgram, NoDialogHoldsUpAChildThatCrashes) {
 
 void tell_and_sleep(std::wstring file) {
   const std::wstring unfinished = file + L"_";
-  std::ofstream(fs::path(unfinished)) << ::GetCurrentProcessId() << ' ' << ::GetProcessId(support::start_sleeper().get());
+  const auto sleeper = support::start_sleeper();
+  std::ofstream(fs::path(unfinished)) << ::GetCurrentProcessId() << ' ' << ::GetProcessId(sleeper.get());
   fs::rename(unfinished, file);
   for (;;) ::Sleep(1000);
 }
@@ -127,12 +128,12 @@ TEST(WindowsProgram, NothingOutlivesAProgramThatIsKilled) {
   const auto program = support::start_this_program(mark, file.wstring(),
                                                    L"--gtest_filter=WindowsProgram.NothingOutlivesAProgramThatIsKilled");
   ASSERT_TRUE(program);
-  while (!fs::exists(file)) {
+  DWORD child = 0, grandchild = 0;
+  // It may be there and not to be opened yet.
+  while (!(std::ifstream(file) >> child >> grandchild)) {
     ASSERT_FALSE(support::has_ended(program.get()));
     ::Sleep(1);
   }
-  DWORD child = 0, grandchild = 0;
-  std::ifstream(file) >> child >> grandchild;
   const support::unique_handle left[] = {support::unique_handle(::OpenProcess(SYNCHRONIZE, FALSE, child)),
                                          support::unique_handle(::OpenProcess(SYNCHRONIZE, FALSE, grandchild))};
   for (const auto& one : left) {

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -91,6 +92,28 @@ TEST_P(StartMethodsOnLinux, OutputGoesWhereTheCallersGoesAtThatMoment) {
     return 0;
   });
   EXPECT_EQ(said.out, "printed by the child\nprinted by the child\n");
+}
+
+/// In a program that has asked for nothing yet.
+std::vector<std::string> reasons_while_there_are_no_descriptors_and_after() {
+  rlimit files{};
+  ::getrlimit(RLIMIT_NOFILE, &files);
+  const rlimit none{3, files.rlim_max};
+  ::setrlimit(RLIMIT_NOFILE, &none);
+  std::vector<std::string> reasons{pynisher::why_not("wall_time")};
+  try {
+    static_cast<void>(limit(directory));
+  } catch (const pynisher::UnsupportedException& e) {
+    reasons.emplace_back(e.what());
+  }
+  ::setrlimit(RLIMIT_NOFILE, &files);
+  reasons.push_back(pynisher::why_not("wall_time"));
+  return reasons;
+}
+
+TEST(StartMethodsThatAreNotThere, AreAskedForAgainWhenThereAreDescriptors) {
+  const auto reasons = limit(reasons_while_there_are_no_descriptors_and_after, {.context = start_method::spawn})();
+  EXPECT_THAT(reasons, ElementsAre(testing::HasSubstr("Too many open files"), testing::HasSubstr("Too many open files"), ""));
 }
 
 }  // namespace

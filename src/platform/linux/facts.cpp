@@ -69,11 +69,14 @@ std::string why_no_memory_limit() {
 
 std::string first_of(std::string a, std::string b) { return a.empty() ? std::move(b) : std::move(a); }
 
-/// Several threads may probe at the same time; one answer is kept, for good.
+/// Several threads may probe at the same time; one answer is kept, for good. But for one that is about what there was too
+/// little of just then.
 template <class Probe>
-const std::string& probed_once(std::atomic<const std::string*>& known, Probe probe) {
+std::string probed_once(std::atomic<const std::string*>& known, Probe probe) {
   if (const std::string* answer = known.load()) return *answer;
+  errno = 0;
   auto fresh = std::make_unique<const std::string>(probe());
+  if (!fresh->empty() && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) return *fresh;
   const std::string* others = nullptr;
   return known.compare_exchange_strong(others, fresh.get()) ? *fresh.release() : *others;
 }

@@ -175,6 +175,10 @@ void note_usage(detail::reply_region& region) noexcept {
   }
 }
 
+void note_own_usage() noexcept {
+  if (surrounding.region != nullptr) note_usage(*surrounding.region);
+}
+
 std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   if (!surrounding.cpu_limit) return std::nullopt;
   FILETIME created, ended, kernel, user;

@@ -3,6 +3,7 @@
 #include <psapi.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <new>
@@ -203,18 +204,26 @@ bool tells_limits_back() noexcept {
 
 }  // namespace
 
-kept_limits try_limits_of_jobs() noexcept {
+std::optional<kept_limits> try_limits_of_jobs() noexcept {
   const closed_job made;
-  if (made.job == nullptr || !limit_job(made.job, {.memory_per_process = tried_memory, .processes = 1})) return {};
+  if (made.job == nullptr || !limit_job(made.job, {.memory_per_process = tried_memory, .processes = 1})) return std::nullopt;
   const unborn_process first(made.job);
-  if (!first || !first.may_commit(tried_memory / 8)) return {};
+  if (!first || !first.may_commit(tried_memory / 8)) return std::nullopt;
   const unborn_process second(made.job);
-  return {.memory = !first.may_commit(tried_memory), .processes = !second};
+  return kept_limits{.memory = !first.may_commit(tried_memory), .processes = !second};
 }
 
 kept_limits limits_that_jobs_keep() noexcept {
-  static const kept_limits known = tells_limits_back() ? try_limits_of_jobs() : kept_limits{};
-  return known;
+  static std::atomic<int> known{-1};
+  int kept = known.load();
+  if (kept < 0) {
+    const auto found = tells_limits_back() ? try_limits_of_jobs() : kept_limits{};
+    // The next time, then.
+    if (!found) return {};
+    kept = (found->memory ? 1 : 0) + (found->processes ? 2 : 0);
+    known.store(kept);
+  }
+  return {.memory = (kept & 1) != 0, .processes = (kept & 2) != 0};
 }
 
 std::optional<process_counts> counts_of(HANDLE process) noexcept {

@@ -48,8 +48,8 @@ struct kept_limits {
 };
 /// Some systems take limits and do not keep them: set, read back and tried. Once.
 kept_limits limits_that_jobs_keep() noexcept;
-/// The trial alone, with a program that is made and never runs.
-kept_limits try_limits_of_jobs() noexcept;
+/// The trial alone, with a program that is made and never runs. Empty: it could not be made.
+std::optional<kept_limits> try_limits_of_jobs() noexcept;
 
 struct process_counts {
   std::uint64_t committed = 0;
@@ -62,6 +62,8 @@ std::optional<process_counts> counts_of(HANDLE process) noexcept;
 std::chrono::nanoseconds cpu_time_by_handle(HANDLE process) noexcept;
 /// CPU time that the children of calls that are over have used.
 std::chrono::nanoseconds cpu_of_ended_children() noexcept;
+/// In a call's child: what it has used so far, and they, should it come to no more.
+void note_own_usage() noexcept;
 /// False: its maker is not done with it, and nothing of it runs yet. To end it just then brings Wine's server down (8.0
 /// looks for the thread of a process that has none), and all that runs with it.
 inline bool has_begun(HANDLE process) noexcept { return counts_of(process).has_value(); }

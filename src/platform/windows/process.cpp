@@ -195,6 +195,16 @@ namespace {
 
 std::atomic<std::int64_t> ended_children_ns{0};
 
+/// All processors since it began.
+std::uint64_t most_cpu_time_of(HANDLE process) {
+  FILETIME created, ended, kernel, user, now;
+  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return 0;
+  ::GetSystemTimePreciseAsFileTime(&now);
+  const auto ticks = [](const FILETIME& time) { return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime; };
+  const std::uint64_t lived = ticks(now) > ticks(created) ? ticks(now) - ticks(created) : 0;
+  return 100 * lived * processors();
+}
+
 }  // namespace
 
 std::chrono::nanoseconds cpu_of_ended_children() noexcept { return std::chrono::nanoseconds(ended_children_ns.load()); }
@@ -212,9 +222,11 @@ exit_status child_process::end(bool whole_tree, const call_mark& /*mark*/, const
   // Of what it has left behind.
   if (!whole_tree) release_job(to_handle(job_.get()));
   // What is told of an ended process may be nothing; then the child's own notes count.
-  constexpr auto most = static_cast<std::uint64_t>(std::chrono::nanoseconds(std::chrono::hours(1000)).count());
-  const std::uint64_t noted = std::min(region.user_ns.load(), most) + std::min(region.system_ns.load(), most);
+  const std::uint64_t most = most_cpu_time_of(process);
+  const std::uint64_t noted = std::min(most, std::min(region.user_ns.load(), most) + std::min(region.system_ns.load(), most));
   ended_children_ns.fetch_add(std::max(cpu_before_end.value_or(0ns).count(), static_cast<std::int64_t>(noted)));
+  // Should this be a call's child that ends without a word, they count all the same.
+  note_own_usage();
   if (cpu_before_end) {
     // Only the child tells how much of it was the system's, and its word for that is added again.
     const auto claimed = std::chrono::nanoseconds(static_cast<std::int64_t>(region.system_ns.load()));
