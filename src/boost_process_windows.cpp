@@ -169,14 +169,19 @@ program_started start_program(program_role role, std::span<const int> descriptor
 
   start_in_job how(job, handles, input, output, error_output, environment_with(mark));
   boost::system::error_code error;
-  try {
-    boost::asio::io_context context;
-    process_v2::windows::default_launcher launcher;
-    auto started = launcher(context.get_executor(), error, process_v2::filesystem::path(platform::own_image_path()),
-                            std::vector<std::wstring>(), how);
-    if (!error) static_cast<void>(started.detach());
-  } catch (const boost::system::system_error& e) {
-    error = e.code();
+  // Wine says "internal error" now and then, of a process that died before anything of it ran.
+  for (int attempts_left = 3; attempts_left > 0; --attempts_left) {
+    error.clear();
+    try {
+      boost::asio::io_context context;
+      process_v2::windows::default_launcher launcher;
+      auto started = launcher(context.get_executor(), error, process_v2::filesystem::path(platform::own_image_path()),
+                              std::vector<std::wstring>(), how);
+      if (!error) static_cast<void>(started.detach());
+    } catch (const boost::system::system_error& e) {
+      error = e.code();
+    }
+    if (error.value() != ERROR_INTERNAL_ERROR) break;
   }
   if (error) return failed("start the program again", error.value());
   // It ends with its job.
