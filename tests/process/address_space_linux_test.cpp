@@ -11,6 +11,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/limit_fixtures.hpp"
 #include "support/helper_process.hpp"
 #include "support/outcomes.hpp"
 #include "support/scenarios.hpp"
@@ -21,22 +22,13 @@ namespace {
 using namespace std::chrono_literals;
 using namespace pynisher::literals;
 using pynisher::limit;
-using pynisher::memory_measure;
 using pynisher::verdict;
 using support::EndedAs;
 using support::mapped_here;
 using support::MiB;
 using ::testing::HasSubstr;
 
-class AddressSpaceOnLinux : public support::per_start_method {
- protected:
-  void SetUp() override { SKIP_UNLESS_SUPPORTED("memory_address_space"); }
-  static pynisher::options space(std::uint64_t bytes, bool warnings = false) {
-    auto limits = with({.memory = bytes, .wall_time = 50s, .measure = memory_measure::address_space});
-    limits.warnings = warnings;
-    return limits;
-  }
-};
+class AddressSpaceOnLinux : public support::address_space_tests {};
 FOR_EACH_START_METHOD(AddressSpaceOnLinux);
 
 int answer() { return 42; }

@@ -11,6 +11,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/limit_fixtures.hpp"
 #include "support/collected_warnings.hpp"
 #include "support/functions.hpp"
 #include "support/outcomes.hpp"
@@ -31,15 +32,7 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-class AddressSpace : public support::per_start_method {
- protected:
-  void SetUp() override { SKIP_UNLESS_SUPPORTED("memory_address_space"); }
-  static pynisher::options space(std::uint64_t bytes, bool warnings = false) {
-    auto limits = with({.memory = bytes, .wall_time = 50s, .measure = memory_measure::address_space});
-    limits.warnings = warnings;
-    return limits;
-  }
-};
+class AddressSpace : public support::address_space_tests {};
 FOR_EACH_START_METHOD(AddressSpace);
 
 int answer() { return 42; }

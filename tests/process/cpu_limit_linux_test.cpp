@@ -13,6 +13,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/limit_fixtures.hpp"
 #include "support/outcomes.hpp"
 #include "support/scenarios.hpp"
 #include "support/suites.hpp"
@@ -20,27 +21,10 @@
 namespace {
 
 using namespace std::chrono_literals;
-using pynisher::CpuTimeoutException;
 using pynisher::limit;
-using pynisher::verdict;
-using support::EndedAs;
-using support::FailedWith;
 using support::spin_forever;
 
-class CpuLimitOnLinux : public support::per_start_method {
- protected:
-  /// The call ends by its CPU limit and by nothing else.
-  template <class F>
-  static void expect_ended(F fn, std::chrono::milliseconds cpu = 60ms) {
-    const auto ended = limit(fn, with({.cpu_time = cpu})).try_call();
-    EXPECT_THAT(ended, EndedAs(verdict::cpu_timeout));
-    EXPECT_THAT(ended, FailedWith<CpuTimeoutException>([&](const auto& e) {
-                  EXPECT_EQ(e.limit(), cpu);
-                  EXPECT_GE(e.measured(), cpu);
-                  EXPECT_GE(e.usage().cpu_time(), cpu);
-                }));
-  }
-};
+class CpuLimitOnLinux : public support::cpu_limit_tests {};
 FOR_EACH_START_METHOD(CpuLimitOnLinux);
 
 TEST_P(CpuLimitOnLinux, HoldsWhenSigxcpuIsIgnored) {

@@ -8,6 +8,7 @@
 
 #include <pynisher/pynisher.hpp>
 
+#include "process/limit_fixtures.hpp"
 #include "support/functions.hpp"
 #include "support/outcomes.hpp"
 #include "support/suites.hpp"
@@ -15,27 +16,12 @@
 namespace {
 
 using namespace std::chrono_literals;
-using pynisher::CpuTimeoutException;
 using pynisher::limit;
 using pynisher::verdict;
 using support::EndedAs;
-using support::FailedWith;
 using support::spin_forever;
 
-class CpuLimit : public support::per_start_method {
- protected:
-  /// The call ends by its CPU limit and by nothing else.
-  template <class F>
-  static void expect_ended(F fn, std::chrono::milliseconds cpu = 60ms) {
-    const auto ended = limit(fn, with({.cpu_time = cpu})).try_call();
-    EXPECT_THAT(ended, EndedAs(verdict::cpu_timeout));
-    EXPECT_THAT(ended, FailedWith<CpuTimeoutException>([&](const auto& e) {
-                  EXPECT_EQ(e.limit(), cpu);
-                  EXPECT_GE(e.measured(), cpu);
-                  EXPECT_GE(e.usage().cpu_time(), cpu);
-                }));
-  }
-};
+class CpuLimit : public support::cpu_limit_tests {};
 FOR_EACH_START_METHOD(CpuLimit);
 
 TEST_P(CpuLimit, EndsACallThatSpins) { expect_ended(spin_forever); }

@@ -15,6 +15,7 @@
 #include <pynisher/pynisher.hpp>
 
 #include "process/interrupted_result.hpp"
+#include "process/limit_fixtures.hpp"
 #include "support/outcomes.hpp"
 #include "support/scenarios.hpp"
 #include "support/suites.hpp"
@@ -25,26 +26,13 @@ using namespace std::chrono_literals;
 using pynisher::limit;
 using pynisher::SignalException;
 using pynisher::verdict;
-using pynisher::WallTimeoutException;
 using support::EndedAs;
 using support::FailedWith;
 using support::interrupted_result;
 using support::make_interrupted;
 using support::sleep_forever;
 
-class WallLimitOnLinux : public support::per_start_method {
- protected:
-  template <class F>
-  static void expect_ended(F fn, std::chrono::milliseconds wall = 60ms) {
-    const auto ended = limit(fn, with({.wall_time = wall})).try_call();
-    EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
-    EXPECT_THAT(ended, FailedWith<WallTimeoutException>([&](const auto& e) {
-                  EXPECT_EQ(e.limit(), wall);
-                  EXPECT_GE(e.measured(), wall);
-                }));
-    EXPECT_GE(ended.usage().wall_time, wall);
-  }
-};
+class WallLimitOnLinux : public support::wall_limit_tests {};
 FOR_EACH_START_METHOD(WallLimitOnLinux);
 
 TEST_P(WallLimitOnLinux, HoldsWhenSigtermIsIgnored) {

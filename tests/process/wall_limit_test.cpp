@@ -14,6 +14,7 @@
 #include <pynisher/pynisher.hpp>
 
 #include "process/interrupted_result.hpp"
+#include "process/limit_fixtures.hpp"
 #include "support/functions.hpp"
 #include "support/outcomes.hpp"
 #include "support/processes.hpp"
@@ -32,19 +33,7 @@ using support::interrupted_result;
 using support::make_interrupted;
 using support::sleep_forever;
 
-class WallLimit : public support::per_start_method {
- protected:
-  template <class F>
-  static void expect_ended(F fn, std::chrono::milliseconds wall = 60ms) {
-    const auto ended = limit(fn, with({.wall_time = wall})).try_call();
-    EXPECT_THAT(ended, EndedAs(verdict::wall_timeout));
-    EXPECT_THAT(ended, FailedWith<WallTimeoutException>([&](const auto& e) {
-                  EXPECT_EQ(e.limit(), wall);
-                  EXPECT_GE(e.measured(), wall);
-                }));
-    EXPECT_GE(ended.usage().wall_time, wall);
-  }
-};
+class WallLimit : public support::wall_limit_tests {};
 FOR_EACH_START_METHOD(WallLimit);
 
 TEST_P(WallLimit, EndsACallThatSleeps) { expect_ended(sleep_forever); }
