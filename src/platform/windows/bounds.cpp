@@ -24,13 +24,6 @@ std::uint64_t committed_together(HANDLE job) {
   return all;
 }
 
-/// When it began, as the system counts time.
-std::uint64_t beginning_of(HANDLE process) {
-  FILETIME created, ended, kernel, user;
-  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return 0;
-  return (std::uint64_t{created.dwHighDateTime} << 32) | created.dwLowDateTime;
-}
-
 }  // namespace
 
 looked_after looked_after_by_parent() noexcept {
@@ -73,7 +66,7 @@ void process_bound::end_surplus(const child_process& child) const noexcept {
     auto members = members_of(job, PROCESS_TERMINATE);
     std::erase_if(members,
                   [&child](const auto& one) { return ::GetProcessId(one.get()) == static_cast<DWORD>(child.pid_); });
-    std::ranges::stable_sort(members, {}, [](const auto& one) { return beginning_of(one.get()); });
+    std::ranges::stable_sort(members, {}, [](const auto& one) { return times_of(one.get()).value_or(process_times{}).created; });
     for (std::size_t i = most_ - 1; i < members.size(); ++i) {
       // As it is called where the kernel refuses it. One that is still being made waits for the next look.
       if (has_begun(members[i].get())) ::TerminateProcess(members[i].get(), ERROR_NOT_ENOUGH_QUOTA);

@@ -99,11 +99,6 @@ std::uint64_t committed() noexcept {
   return counts ? counts->committed : 0;
 }
 
-std::chrono::nanoseconds from_file_time(const FILETIME& time) {
-  const std::uint64_t ticks = (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime;
-  return std::chrono::nanoseconds(static_cast<std::int64_t>(ticks * 100));
-}
-
 }  // namespace
 
 // The program holds the child's job: it cannot outlive it.
@@ -162,12 +157,11 @@ std::uint64_t peak_of(pid_t process) noexcept {
 }
 
 void note_usage(detail::reply_region& region) noexcept {
-  FILETIME created, ended, kernel, user;
-  if (::GetProcessTimes(::GetCurrentProcess(), &created, &ended, &kernel, &user) != 0) {
+  if (const auto times = times_of(::GetCurrentProcess())) {
     // What calls within this one have used is its own, as it is of a process that has waited for its children elsewhere.
-    const auto used = from_file_time(user) + cpu_of_ended_children();
-    region.user_ns.store(static_cast<std::uint64_t>(used.count()), std::memory_order_relaxed);
-    region.system_ns.store(static_cast<std::uint64_t>(from_file_time(kernel).count()), std::memory_order_relaxed);
+    const std::chrono::nanoseconds user = times->user + cpu_of_ended_children(), system = times->kernel;
+    region.user_ns.store(static_cast<std::uint64_t>(user.count()), std::memory_order_relaxed);
+    region.system_ns.store(static_cast<std::uint64_t>(system.count()), std::memory_order_relaxed);
   }
   if (const auto counts = counts_of(::GetCurrentProcess())) {
     region.peak.store(counts->peak_resident, std::memory_order_relaxed);
@@ -181,12 +175,9 @@ void note_own_usage() noexcept {
 
 std::optional<std::chrono::nanoseconds> outer_cpu_left() {
   if (!surrounding.cpu_limit) return std::nullopt;
-  FILETIME created, ended, kernel, user;
   // Or many calls within the call would use up many times the limit.
   std::chrono::nanoseconds spent = cpu_of_ended_children();
-  if (::GetProcessTimes(::GetCurrentProcess(), &created, &ended, &kernel, &user) != 0) {
-    spent += from_file_time(kernel) + from_file_time(user);
-  }
+  if (const auto times = times_of(::GetCurrentProcess())) spent += times->kernel + times->user;
   return std::max(*surrounding.cpu_limit - spent, std::chrono::nanoseconds(1));
 }
 

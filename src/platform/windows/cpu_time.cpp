@@ -16,7 +16,10 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-nanoseconds from_ticks(std::uint64_t hundreds) { return nanoseconds(static_cast<std::int64_t>(hundreds * 100)); }
+nanoseconds told_by_handle(HANDLE process) {
+  const auto times = times_of(process).value_or(process_times{});
+  return times.kernel + times.user;
+}
 
 /// The beginning of an entry as the system fills it in; the header names few of its parts.
 struct process_entry {
@@ -47,7 +50,7 @@ nanoseconds told_by_list(DWORD pid) {
   for (;;) {
     const auto* const entry = reinterpret_cast<const process_entry*>(at);
     if (reinterpret_cast<std::uintptr_t>(entry->id) == pid) {
-      return from_ticks(static_cast<std::uint64_t>(entry->user.QuadPart + entry->kernel.QuadPart));
+      return hundreds_of_ns(entry->user.QuadPart + entry->kernel.QuadPart);
     }
     if (entry->next == 0) return nanoseconds(0);
     at += entry->next;
@@ -60,12 +63,11 @@ std::optional<nanoseconds> cpu_time_of(pid_t process) noexcept {
   const auto pid = static_cast<DWORD>(process);
   const HANDLE handle = ::OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, FALSE, pid);
   if (handle == nullptr) return std::nullopt;
-  // Wine tells whoever asks of their own time, whichever process they ask about. Another system has shown by now that it
-  // does not, or will, as soon as the two differ.
+  // Wine's own time. Another system has shown by now that it tells of others, or will, as soon as the two differ.
   static std::atomic<bool> tells_of_others{false};
-  const nanoseconds own_before = cpu_time_by_handle(::GetCurrentProcess());
-  const nanoseconds by_handle = cpu_time_by_handle(handle);
-  const bool may_be_own = own_before <= by_handle && by_handle <= cpu_time_by_handle(::GetCurrentProcess());
+  const nanoseconds own_before = told_by_handle(::GetCurrentProcess());
+  const nanoseconds by_handle = told_by_handle(handle);
+  const bool may_be_own = own_before <= by_handle && by_handle <= told_by_handle(::GetCurrentProcess());
   ::CloseHandle(handle);
   if (by_handle > nanoseconds(0) && !may_be_own) tells_of_others.store(true);
   if (tells_of_others.load()) return by_handle;

@@ -19,10 +19,6 @@ bool set_limits(HANDLE job, JOBOBJECT_EXTENDED_LIMIT_INFORMATION& limits) noexce
   return ::SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits) != 0;
 }
 
-std::uint64_t ticks_of(const FILETIME& time) noexcept {
-  return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime;
-}
-
 bool get_limits(HANDLE job, JOBOBJECT_EXTENDED_LIMIT_INFORMATION& limits) noexcept {
   return ::QueryInformationJobObject(job, JobObjectExtendedLimitInformation, &limits, sizeof limits, nullptr) != 0;
 }
@@ -57,7 +53,6 @@ JOBOBJECT_EXTENDED_LIMIT_INFORMATION as_told_to_kernel(const job_limits& limits)
     told.JobMemoryLimit = static_cast<SIZE_T>(*limits.memory_together);
   }
   if (limits.cpu_per_process) {
-    using hundreds_of_ns = std::chrono::duration<std::int64_t, std::ratio<1, 10'000'000>>;
     flags |= JOB_OBJECT_LIMIT_PROCESS_TIME;
     told.BasicLimitInformation.PerProcessUserTimeLimit.QuadPart =
         std::chrono::ceil<hundreds_of_ns>(*limits.cpu_per_process).count();
@@ -81,10 +76,10 @@ void release_job(HANDLE job) noexcept {
 
 bool has_used_up_cpu_limit(HANDLE process, HANDLE job) noexcept {
   JOBOBJECT_EXTENDED_LIMIT_INFORMATION told{};
-  FILETIME created, ended, kernel, user;
-  if (!get_limits(job, told) || ::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return false;
-  const auto limit = static_cast<std::uint64_t>(told.BasicLimitInformation.PerProcessUserTimeLimit.QuadPart);
-  return (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME) != 0 && ticks_of(user) >= limit;
+  const auto times = times_of(process);
+  if (!times || !get_limits(job, told)) return false;
+  const hundreds_of_ns limit(told.BasicLimitInformation.PerProcessUserTimeLimit.QuadPart);
+  return (told.BasicLimitInformation.LimitFlags & JOB_OBJECT_LIMIT_PROCESS_TIME) != 0 && times->user >= limit;
 }
 
 unsigned processes_in(HANDLE job) noexcept {
@@ -234,11 +229,10 @@ std::optional<process_counts> counts_of(HANDLE process) noexcept {
                         counters.PageFaultCount};
 }
 
-std::chrono::nanoseconds cpu_time_by_handle(HANDLE process) noexcept {
+std::optional<process_times> times_of(HANDLE process) noexcept {
   FILETIME created, ended, kernel, user;
-  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return {};
-  using hundreds_of_ns = std::chrono::duration<std::int64_t, std::ratio<1, 10'000'000>>;
-  return hundreds_of_ns(static_cast<std::int64_t>(ticks_of(kernel) + ticks_of(user)));
+  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return std::nullopt;
+  return process_times{from_file_time(created), from_file_time(kernel), from_file_time(user)};
 }
 
 }  // namespace pynisher::platform

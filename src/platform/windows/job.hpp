@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <ratio>
 #include <vector>
 
 namespace pynisher::platform {
@@ -58,8 +59,16 @@ struct process_counts {
   std::uint64_t page_faults = 0;
 };
 std::optional<process_counts> counts_of(HANDLE process) noexcept;
-/// User and system time. Wine tells nothing of other processes.
-std::chrono::nanoseconds cpu_time_by_handle(HANDLE process) noexcept;
+/// What the system counts time in.
+using hundreds_of_ns = std::chrono::duration<std::int64_t, std::ratio<1, 10'000'000>>;
+inline hundreds_of_ns from_file_time(const FILETIME& time) noexcept {
+  return hundreds_of_ns((std::int64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime);
+}
+struct process_times {
+  hundreds_of_ns created, kernel, user;
+};
+/// Wine tells whoever asks of their own CPU time, whichever process they ask about.
+std::optional<process_times> times_of(HANDLE process) noexcept;
 /// CPU time that the children of calls that are over have used.
 std::chrono::nanoseconds cpu_of_ended_children() noexcept;
 /// In a call's child: what it has used so far, and they, should it come to no more.

@@ -197,12 +197,12 @@ std::atomic<std::int64_t> ended_children_ns{0};
 
 /// All processors since it began.
 std::uint64_t most_cpu_time_of(HANDLE process) {
-  FILETIME created, ended, kernel, user, now;
-  if (::GetProcessTimes(process, &created, &ended, &kernel, &user) == 0) return 0;
+  const auto times = times_of(process);
+  if (!times) return 0;
+  FILETIME now;
   ::GetSystemTimePreciseAsFileTime(&now);
-  const auto ticks = [](const FILETIME& time) { return (std::uint64_t{time.dwHighDateTime} << 32) | time.dwLowDateTime; };
-  const std::uint64_t lived = ticks(now) > ticks(created) ? ticks(now) - ticks(created) : 0;
-  return 100 * lived * processors();
+  const std::chrono::nanoseconds lived = from_file_time(now) - times->created;
+  return static_cast<std::uint64_t>(std::max(lived, 0ns).count()) * processors();
 }
 
 }  // namespace
